@@ -1,0 +1,76 @@
+"""The command line: `thermograd VERB ...`.
+
+Exit codes: 0 done, 1 failed while working, 2 bad input, 130 stopped by Ctrl-C. What a user causes is one line on
+stderr; `--debug` shows the traceback. Verbs import what they need when they run, so `--help` is quick.
+"""
+
+import sys
+import traceback
+from collections.abc import Sequence
+
+import click
+
+from thermograd import __version__
+from thermograd.cli import data, doctor, measure, train
+from thermograd.errors import InputError, RunError
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="thermograd")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def app(debug: bool) -> None:
+    """Train latent space energy-based prior models, and measure how they learn.
+
+    \b
+    thermograd train mnist-5k          train on 5,000 real digits
+    thermograd sample DIR              draw images from a trained model
+    thermograd evaluate DIR            score it on the test set
+    """
+
+
+for command in (
+    train.train,
+    train.resume,
+    measure.sample,
+    measure.evaluate,
+    data.data,
+    doctor.doctor,
+):
+    app.add_command(command)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit with its code."""
+    sys.exit(run(sys.argv[1:] if arguments is None else list(arguments)))
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command line and return its exit code."""
+    debug = "--debug" in arguments
+    try:
+        app.main([word for word in arguments if word != "--debug"], standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except click.Abort:
+        return _fail("stopped.", 130, debug)
+    except click.ClickException as error:
+        return _fail(" ".join(error.format_message().split()), 2, debug)
+    except InputError as error:
+        return _fail(str(error), 2, debug)
+    except RunError as error:
+        return _fail(str(error), 1, debug)
+    except KeyboardInterrupt:
+        return _fail("stopped.", 130, debug)
+    except BrokenPipeError:
+        return 1
+    except Exception as error:
+        message = " ".join(f"{type(error).__name__}: {error}".split())
+        return _fail(f"a defect of thermograd, please report it with --debug: {message}", 1, debug)
+    return 0
+
+
+def _fail(message: str, code: int, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    print(f"thermograd: {message}", file=sys.stderr)
+    return code

@@ -1,0 +1,85 @@
+"""What the verbs share: options, overrides, and output for people and for machines."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import yaml
+
+from thermograd.config import nearest
+from thermograd.errors import InputError
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object, for machines.")
+folder_argument = click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+OVERRIDES = {"ignore_unknown_options": True, "allow_extra_args": True}
+"""Context settings of a verb that takes dotted overrides."""
+
+
+def parse_overrides(words: Sequence[str], options: Sequence[str]) -> dict[str, Any]:
+    """Turn words such as `--optimiser.prior_lr 1e-4` or `--a.b=c` into {"optimiser.prior_lr": 0.0001}.
+
+    Raises:
+        InputError: a word that is no dotted option, or an option without a value.
+    """
+    overrides: dict[str, Any] = {}
+    words = list(words)
+    while words:
+        word = words.pop(0)
+        name, has_value, value = word.partition("=")
+        if not name.startswith("--"):
+            raise InputError(f"`{word}` is not expected: settings are given as --group.name value.")
+        if "." not in name:
+            raise InputError(f"`{name}` is not an option{nearest(name, list(options))}.")
+        if not has_value:
+            if not words:
+                raise InputError(f"`{name}` must be followed by a value.")
+            value = words.pop(0)
+        overrides[name[2:]] = parse_value(value)
+    return overrides
+
+
+def parse_value(text: str) -> Any:
+    """Return the text as YAML reads it; what is not YAML stays a string."""
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+
+
+def emit(record: dict[str, Any], as_json: bool, text: str | Callable[[], None]) -> None:
+    """Print a result: one JSON object for machines, text for people."""
+    if as_json:
+        click.echo(json.dumps(record, default=str))
+    elif callable(text):
+        text()
+    else:
+        click.echo(text)
+
+
+def print_table(title: str | None, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Print a table that fits the terminal; figures are aligned to the right."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for i, column in enumerate(columns):
+        numeric = bool(rows) and all(_is_number(row[i]) for row in rows)
+        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(str(cell) for cell in row))
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=max(console.width, 140))
+    console.print(table)
+
+
+def _is_number(cell: Any) -> bool:
+    first = str(cell).split(" ")[0].rstrip("%") or "x"
+    try:
+        float(first)
+    except ValueError:
+        return first == "-"
+    return True

@@ -1,0 +1,172 @@
+"""`thermograd train` and `thermograd resume`."""
+
+import json
+import shutil
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from thermograd.cli.common import OVERRIDES, emit, folder_argument, json_option, parse_overrides
+
+if TYPE_CHECKING:
+    from thermograd.config import RunConfig
+
+OPTIONS = ("--config", "--out", "--seed", "--epochs", "--data", "--overwrite", "--dry-run", "--json")
+
+
+@click.command(context_settings=OVERRIDES)
+@click.argument("preset")
+@click.option(
+    "--config", "file", type=click.Path(path_type=Path), help="YAML file of settings on top of the preset."
+)
+@click.option("--out", type=click.Path(path_type=Path), help="Run folder [default: runs/PRESET-HASH].")
+@click.option("--seed", help="Seed of every random stream.")
+@click.option("--epochs", help="Passes over the data.")
+@click.option("--data", help="A folder of images, or a .npy, .npz, idx or HDF5 file.")
+@click.option("--overwrite", is_flag=True, help="Remove the run that the folder holds.")
+@click.option("--dry-run", is_flag=True, help="Print the resolved settings and stop.")
+@json_option
+@click.pass_context
+def train(
+    context: click.Context,
+    preset: str,
+    file: Path | None,
+    out: Path | None,
+    seed: str | None,
+    epochs: str | None,
+    data: str | None,
+    overwrite: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Train PRESET; any setting can follow as --group.name VALUE.
+
+    Presets: digits, mnist-5k, mnist, fashion-mnist, svhn, cifar10, celeba-64. `--dry-run` prints every setting.
+    The same command again goes on where it stopped.
+    """
+    from thermograd.cli.common import parse_value
+    from thermograd.config import resolve
+
+    overrides = parse_overrides(context.args, OPTIONS)
+    for name, value in (("seed", seed), ("training.num_epochs", epochs)):
+        if value is not None:
+            overrides[name] = parse_value(value)
+    if data is not None:
+        overrides |= {"data.path": data, "data.name": Path(data).name}
+    config, requested = resolve(preset, file=file, overrides=overrides)
+    if dry_run:
+        emit(config.model_dump(mode="json"), as_json, config.to_yaml().rstrip())
+        return
+    folder = out or Path("runs") / f"{preset}-{config.identity}"
+    if overwrite and (folder / "config.yaml").exists():
+        shutil.rmtree(folder)
+    _train(config, folder, requested, as_json)
+
+
+@click.command()
+@folder_argument
+@json_option
+def resume(folder: Path, as_json: bool) -> None:
+    """Go on with the run in DIR from its last whole checkpoint."""
+    from thermograd.run import read_config
+
+    _train(read_config(folder), folder, {}, as_json)
+
+
+def _train(config: "RunConfig", folder: Path, requested: dict[str, Any], as_json: bool) -> None:
+    from thermograd.run import read_metrics, train_run
+
+    with _progress(quiet=as_json) as (on_step, on_message), _stop_signal() as stopped:
+        state = train_run(
+            config,
+            folder,
+            requested=requested,
+            on_step=on_step,
+            on_message=on_message,
+            should_stop=stopped.is_set,
+        )
+    if state == "stopped":
+        print(f"Stopped and saved. Go on with: thermograd resume {folder}", file=sys.stderr)
+        raise click.exceptions.Exit(130)
+    last = read_metrics(folder)[-1]
+    pictures = sorted(
+        str(path) for path in (folder / "samples").glob(f"*_epoch_{config.training.num_epochs:04d}.png")
+    )
+    record = {"folder": str(folder), "state": state, "last": last, "pictures": pictures}
+    lines = [f"Done: {folder}"] + [f"  {path}" for path in (*pictures, folder / "curves.png")]
+    emit(record, as_json, "\n".join([*lines, f"Next: thermograd evaluate {folder}"]))
+
+
+@contextmanager
+def _progress(quiet: bool) -> Iterator[tuple[Any, Any]]:
+    """Show a progress bar on stderr where that is a terminal, and a line now and then where it is not."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    console = Console(stderr=True, highlight=False)
+    if quiet:
+        yield None, lambda message: print(json.dumps({"message": message}), file=sys.stderr)
+        return
+    if not console.is_terminal:
+        yield _print_now_and_then, lambda message: print(message, file=sys.stderr)
+        return
+    columns = (
+        TextColumn("training"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("training", total=None, note="")
+
+        def on_step(step: int, num_steps: int, record: dict[str, Any]) -> None:
+            note = f"log p(x|z) {record['log_likelihood']:.1f}"
+            progress.update(task, completed=step, total=num_steps, note=note)
+
+        yield on_step, console.print
+
+
+def _print_now_and_then(step: int, num_steps: int, record: dict[str, Any]) -> None:
+    if step == num_steps or step % max(1, num_steps // 20) == 0:
+        line = f"step {step}/{num_steps}  log p(x|z) {record['log_likelihood']:.1f}  {record['seconds']:.2f} s a step"
+        print(line, file=sys.stderr)
+
+
+@contextmanager
+def _stop_signal() -> Iterator[threading.Event]:
+    """Turn the first Ctrl-C (or SIGTERM) into a request to save and stop; the second one stops at once."""
+    stopped = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stopped
+        return
+    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def request(number: int, frame: object) -> None:
+        stopped.set()
+        print("Stopping after this step ...", file=sys.stderr)
+        for each, handler in previous.items():
+            signal.signal(each, handler)
+
+    for number in previous:
+        signal.signal(number, request)
+    try:
+        yield stopped
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,377 @@
+"""One typed, frozen description of a run, and the presets.
+
+A run is resolved once, in this order: preset, then a file, then what the command line says. Everything that changes a
+number belongs to the config, so its hash is the run's identity.
+"""
+
+import difflib
+import hashlib
+import json
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from thermograd.errors import InputError
+
+PositiveInt = Annotated[int, Field(ge=1, strict=True)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Widths = tuple[PositiveInt, ...]
+
+
+class Section(BaseModel):
+    """A frozen group of settings that refuses unknown names."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class DataConfig(Section):
+    """What is learnt from."""
+
+    name: str = Field(description="a name of `thermograd data list`, or any name for data given by path")
+    path: Path | None = Field(
+        None, description="a folder of images, or a .npy, .npz, idx or HDF5 file of one's own"
+    )
+    num_images: PositiveInt | None = Field(None, description="train on the first so many images")
+    binarise: Literal["none", "threshold", "dynamic"] = Field(
+        "none", description="for a Bernoulli likelihood"
+    )
+    threshold: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.5, description="of grey in [0, 1], for `threshold`"
+    )
+
+
+class EnergyConfig(Section):
+    """The energy network of the prior."""
+
+    hidden: Widths = (200, 200)
+    activation: Literal["gelu", "leaky_relu", "silu"] = "gelu"
+
+
+class GeneratorConfig(Section):
+    """The generator network."""
+
+    kind: Literal["conv", "dense"] = "conv"
+    widths: Widths = (64, 32, 16)
+
+
+class ModelConfig(Section):
+    """The latent energy-based prior model."""
+
+    image_shape: tuple[Literal[1, 3], PositiveInt, PositiveInt] = Field(description="channels, height, width")
+    latent_dim: PositiveInt = 32
+    likelihood: Literal["gaussian", "bernoulli"] = "gaussian"
+    noise_std: PositiveFloat = Field(0.3, description="s, of pixels in [-1, 1]")
+    base_std: PositiveFloat = Field(1.0, description="s0")
+    energy: EnergyConfig = EnergyConfig()
+    generator: GeneratorConfig = GeneratorConfig()
+
+
+class PriorChainsConfig(Section):
+    """Chains on the prior, shared by all images of a batch."""
+
+    kernel: Literal["ula", "mala"] = "ula"
+    num_steps: PositiveInt = 60
+    step_size: PositiveFloat = Field(0.4, description="h")
+    start: Literal["base", "persistent"] = "base"
+    num_chains: PositiveInt | None = Field(None, description="M0; None for one a posterior chain")
+
+
+class PosteriorChainsConfig(Section):
+    """Chains on the power posteriors of each image."""
+
+    kernel: Literal["ula", "mala"] = "ula"
+    num_steps: PositiveInt = 20
+    step_size: PositiveFloat = Field(0.1, description="h, where chains begin to adapt it for MALA")
+    start: Literal["base", "prior", "annealed", "persistent"] = "base"
+    num_start_steps: PositiveInt = Field(1, description="steps on each rung of the annealed start")
+    exchange: bool = Field(False, description="let neighbouring rungs swap states")
+    adaptation_gain: Annotated[float, Field(ge=0)] = Field(
+        0.05, description="by which MALA's step sizes follow the acceptance from iteration to iteration"
+    )
+
+
+class ScheduleConfig(Section):
+    """Inverse temperatures of the rungs."""
+
+    kind: Literal["power", "linear", "geometric", "sigmoid", "equal-length", "equal-swap"] = "power"
+    power: PositiveFloat = Field(3.0, description="p of (k/N)^p; where adapted schedules begin as well")
+    smallest: Annotated[float, Field(gt=0, lt=1)] = Field(1e-3, description="first rung above 0, geometric")
+    steepness: PositiveFloat = Field(6.0, description="of the sigmoid")
+    adapt_every: PositiveInt = Field(100, description="steps between updates of an adapted schedule")
+
+
+class GradientConfig(Section):
+    """The estimator of the learning gradient."""
+
+    estimator: Literal[
+        "maximum-likelihood",
+        "thermodynamic-detached",
+        "thermodynamic-complete",
+        "stepping-stone-detached",
+        "stepping-stone-complete",
+    ] = "maximum-likelihood"
+    prior_rule: Literal["contrast", "covariance", "detached-objective"] = "contrast"
+    num_chains: PositiveInt = Field(1, description="M, chains on each rung of an image")
+    num_rungs: Annotated[int, Field(ge=2, strict=True)] = Field(11, description="K, both ends counted")
+    schedule: ScheduleConfig = ScheduleConfig()
+    noise_multiplier: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="c of ĝ + c ε (ĝ_A - ĝ_B)/2: more variance, the same mean"
+    )
+    clean_second_moments: bool = Field(
+        False, description="Adam's second moments from the gradient without `noise_multiplier`"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_rungs(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and "num_rungs" not in values:
+            vanilla = values.get("estimator", "maximum-likelihood") == "maximum-likelihood"
+            vanilla = vanilla and values.get("prior_rule", "contrast") == "contrast"
+            return {**values, "num_rungs": 2 if vanilla else 11}
+        return values
+
+    @model_validator(mode="after")
+    def _check(self) -> "GradientConfig":
+        needed = 2 if self.estimator.endswith("-complete") or self.prior_rule != "contrast" else 1
+        if self.estimator == "maximum-likelihood" and self.prior_rule == "contrast" and self.num_rungs != 2:
+            raise ValueError(f"`gradient.num_rungs` must be 2 for maximum-likelihood, got {self.num_rungs}")
+        if self.noise_multiplier:
+            needed *= 2
+            if self.num_chains % 2:
+                raise ValueError(
+                    f"`gradient.num_chains` must be even for a noise_multiplier, got {self.num_chains}"
+                )
+        if self.num_chains < needed:
+            raise ValueError(
+                f"`gradient.num_chains` must be at least {needed} for {self.estimator} with prior_rule "
+                f"{self.prior_rule} and noise_multiplier {self.noise_multiplier:g}, got {self.num_chains}"
+            )
+        return self
+
+
+class OptimiserConfig(Section):
+    """Two optimisers, one for the prior and one for the generator."""
+
+    kind: Literal["adam", "sgd"] = "adam"
+    prior_lr: PositiveFloat = 2e-5
+    generator_lr: PositiveFloat = 1e-4
+    betas: tuple[Fraction, Fraction] = (0.5, 0.999)
+    decay: Annotated[float, Field(gt=0, le=1)] = Field(0.998, description="of both rates, an epoch")
+    clip_norm: PositiveFloat | None = Field(
+        None, description="longest gradient of a network, in its own norm"
+    )
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None, description="of an exponential moving average of the weights, used for samples and evaluation"
+    )
+
+
+class TrainingConfig(Section):
+    """How long, and what is kept on the way."""
+
+    num_epochs: PositiveInt = 20
+    batch_size: PositiveInt = 100
+    log_every: PositiveInt = Field(10, description="steps between records of metrics.jsonl")
+    checkpoint_every: PositiveInt | None = Field(None, description="steps; None for every epoch")
+    num_checkpoints: PositiveInt = Field(3, description="kept at most")
+    pictures_every: PositiveInt = Field(1, description="epochs between sample grids")
+    zero_gradient_steps: PositiveInt = Field(
+        50, description="steps of an exactly zero gradient that stop a run"
+    )
+    largest_latent: PositiveFloat = Field(
+        1e3, description="mean length of latents at which chains count as exploded"
+    )
+
+
+class ComputeConfig(Section):
+    """Where and how the numbers are made; threads and chunks change bits, so they belong to the run."""
+
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
+    num_threads: PositiveInt | None = Field(None, description="of the CPU; None for all cores, then recorded")
+    chunk_size: PositiveInt | None = Field(None, description="most latents evaluated at once; bounds memory")
+
+
+class RunConfig(Section):
+    """Everything that defines a run."""
+
+    preset: str
+    seed: Annotated[int, Field(ge=0, strict=True)] = 0
+    data: DataConfig
+    model: ModelConfig
+    prior_chains: PriorChainsConfig = PriorChainsConfig()
+    posterior_chains: PosteriorChainsConfig = PosteriorChainsConfig()
+    gradient: GradientConfig = GradientConfig()
+    optimiser: OptimiserConfig = OptimiserConfig()
+    training: TrainingConfig = TrainingConfig()
+    compute: ComputeConfig = ComputeConfig()
+
+    @model_validator(mode="after")
+    def _check(self) -> "RunConfig":
+        if self.model.likelihood == "bernoulli" and self.data.binarise == "none":
+            raise ValueError(
+                "`data.binarise` must be threshold or dynamic for a Bernoulli likelihood, got none"
+            )
+        if self.model.likelihood == "gaussian" and self.data.binarise != "none":
+            raise ValueError(
+                f"`data.binarise` must be none for a Gaussian likelihood, got {self.data.binarise}"
+            )
+        if self.gradient.noise_multiplier and self.optimiser.clip_norm is not None:
+            raise ValueError(
+                "`optimiser.clip_norm` must be null with a noise_multiplier, whose mean clipping would move, "
+                f"got {self.optimiser.clip_norm}"
+            )
+        if self.gradient.clean_second_moments and self.optimiser.kind != "adam":
+            raise ValueError("`gradient.clean_second_moments` needs optimiser.kind adam, got sgd")
+        if self.posterior_chains.exchange and self.gradient.num_rungs == 2:
+            raise ValueError("`posterior_chains.exchange` needs a ladder of more than 2 rungs, got 2")
+        kind = self.gradient.schedule.kind
+        if kind == "equal-length" and self.gradient.num_chains < 2:
+            raise ValueError(f"`gradient.num_chains` must be at least 2 for schedule {kind}, got 1")
+        if kind == "equal-swap" and not self.posterior_chains.exchange:
+            raise ValueError(f"`posterior_chains.exchange` must be true for schedule {kind}, got false")
+        if kind == "geometric" and self.gradient.num_rungs < 3:
+            raise ValueError("`gradient.num_rungs` must be at least 3 for schedule geometric, got 2")
+        dealt = self.gradient.num_chains * self.training.batch_size
+        if self.gradient.num_rungs > 2 and self.prior_chains.num_chains not in (None, dealt):
+            raise ValueError(
+                f"`prior_chains.num_chains` must be null or {dealt}, one a chain and image, with a ladder, "
+                f"got {self.prior_chains.num_chains}"
+            )
+        return self
+
+    @property
+    def identity(self) -> str:
+        """Return the first 12 hex digits of the sha256 of the whole config."""
+        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+    def to_yaml(self) -> str:
+        """Return the config as YAML, in the order of its fields."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+def preset_names() -> list[str]:
+    """Return the names of the presets that come with the package."""
+    folder = resources.files("thermograd") / "presets"
+    return sorted(
+        entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml")
+    )
+
+
+def load_preset(name: str) -> dict[str, Any]:
+    """Return a preset as nested dictionaries.
+
+    Raises:
+        InputError: an unknown name; the message gives the nearest one.
+    """
+    if name not in preset_names():
+        raise InputError(f"`preset` {name!r} is not known{nearest(name, preset_names())}.")
+    text = (resources.files("thermograd") / "presets" / f"{name}.yaml").read_text()
+    return {"preset": name, **yaml.safe_load(text)}
+
+
+def resolve(
+    preset: str, *, file: Path | None = None, overrides: Mapping[str, Any] | None = None
+) -> tuple[RunConfig, dict[str, Any]]:
+    """Resolve a run: preset, then file, then dotted overrides such as {"optimiser.prior_lr": 1e-4}.
+
+    Returns:
+        The config, and what was requested on top of the preset, as nested dictionaries.
+
+    Raises:
+        InputError: one line that names each field and value at fault.
+    """
+    requested = read_yaml(file) if file is not None else {}
+    for dotted, value in (overrides or {}).items():
+        _set(requested, dotted, value)
+    return validate_config(_merge(load_preset(preset), requested)), requested
+
+
+def validate_config(values: Mapping[str, Any]) -> RunConfig:
+    """Check nested dictionaries and return the config.
+
+    Raises:
+        InputError: one line that names each field and value at fault.
+    """
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        raise InputError(" ".join(describe(error, RunConfig))) from None
+
+
+def read_yaml(file: Path) -> dict[str, Any]:
+    """Read a YAML file that holds a mapping.
+
+    Raises:
+        InputError: it is missing, is not YAML, or holds anything else.
+    """
+    try:
+        values = yaml.safe_load(file.read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"`config` {file} can not be read: {error}.") from None
+    except yaml.YAMLError as error:
+        raise InputError(f"`config` {file} is not YAML: {' '.join(str(error).split())}.") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise InputError(f"`config` {file} must hold a mapping of settings, got {type(values).__name__}.")
+    return values
+
+
+def nearest(name: str, known: list[str]) -> str:
+    """Return "; did you mean ...?" with the nearest known name, or the list of all where none is near."""
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(known)}"
+
+
+def describe(error: ValidationError, root: type[BaseModel]) -> list[str]:
+    """Return a sentence for each error, with the dotted field and the value."""
+    sentences = []
+    for item in error.errors():
+        dotted = ".".join(str(part) for part in item["loc"])
+        if item["type"] == "extra_forbidden":
+            *parents, last = [str(part) for part in item["loc"]]
+            names = list(_section(root, parents).model_fields)
+            hint = nearest(last, names).replace(
+                "did you mean '", "did you mean '" + "".join(p + "." for p in parents)
+            )
+            sentences.append(f"`{dotted}` is not a setting{hint}.".replace("?.", "?"))
+        elif item["type"] == "value_error":
+            sentences.append(str(item["ctx"]["error"]).rstrip(".") + ".")
+        elif item["type"] == "missing":
+            sentences.append(f"`{dotted}` must be given.")
+        else:
+            message = item["msg"].replace("Input should be", "must be")
+            sentences.append(f"`{dotted}` {message[0].lower() + message[1:]}, got {item['input']!r}.")
+    return sentences
+
+
+def _section(root: type[BaseModel], parents: list[str]) -> type[BaseModel]:
+    for name in parents:
+        annotation = root.model_fields[name].annotation
+        root = annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else root
+    return root
+
+
+def _set(values: dict[str, Any], dotted: str, value: Any) -> None:
+    *parents, last = dotted.split(".")
+    for name in parents:
+        inner = values.setdefault(name, {})
+        if not isinstance(inner, dict):
+            raise InputError(f"`{dotted}` is not a setting: `{name}` is a value, {inner!r}.")
+        values = inner
+    values[last] = value
+
+
+def _merge(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for name, value in top.items():
+        inner = merged.get(name)
+        merged[name] = (
+            _merge(inner, value) if isinstance(inner, Mapping) and isinstance(value, Mapping) else value
+        )
+    return merged

@@ -1,0 +1,103 @@
+"""Images from a model: samples of its prior, and reconstructions through its posterior."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from thermograd.config import PriorChainsConfig
+from thermograd.models.latent_ebm import LatentEBM
+from thermograd.samplers.ladder import Ladder, sample_ladder, sample_prior
+from thermograd.samplers.langevin import ULA
+from thermograd.samplers.mala import MALA
+from thermograd.streams import stream
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Samples of a model.
+
+    Attributes:
+        latents: (N, d).
+        energy: (N,).
+        images: (N, C, H, W), mean images in [-1, 1].
+    """
+
+    latents: Tensor
+    energy: Tensor
+    images: Tensor
+
+
+def sample_images(
+    model: LatentEBM, settings: PriorChainsConfig, num_images: int, seed: int, batch_size: int = 1000
+) -> Samples:
+    """Sample the prior from the base distribution by the run's own chains, and decode the draws.
+
+    Args:
+        model: the model.
+        settings: kernel, steps and step size of the prior chains.
+        num_images: N.
+        seed: of the stream "samples"; the same seed gives the same images.
+        batch_size: images at once.
+    """
+    device = next(model.parameters()).device
+    parts = []
+    for first in range(0, num_images, batch_size):
+        generator = stream(seed, "samples", first, device)
+        start = model.sample_base((min(batch_size, num_images - first),), generator)
+        kernel = MALA(settings.step_size) if settings.kernel == "mala" else ULA(settings.step_size)
+        draws = sample_prior(model, kernel, settings.num_steps, start, generator)
+        parts.append(Samples(draws.latents, draws.energy, model.decode(draws.latents)))
+    return Samples(
+        torch.cat([part.latents for part in parts]),
+        torch.cat([part.energy for part in parts]),
+        torch.cat([part.images for part in parts]),
+    )
+
+
+def sample_posterior(
+    model: LatentEBM,
+    x: Tensor,
+    seed: int,
+    *,
+    num_chains: int = 1,
+    num_burn_in: int = 100,
+    num_steps: int = 100,
+    step_size: float = 0.1,
+    chunk_size: int | None = None,
+    step: int = 0,
+) -> Ladder:
+    """Sample the posterior of images that have no stored chains, by MALA from the base distribution.
+
+    Step sizes adapt while burning in and are frozen afterwards. The draws are independent of how the model was
+    trained, so models with different training chains are compared by the same rule.
+
+    Args:
+        model: the model.
+        x: images (B, C, H, W), as the likelihood takes them.
+        seed: of the stream "evaluation-posterior".
+        num_chains: M.
+        num_burn_in: steps before.
+        num_steps: steps after.
+        step_size: h with which adaptation begins.
+        chunk_size: the most latents evaluated at once.
+        step: counter of the stream, e.g. of the first image of a batch.
+
+    Returns:
+        A ladder whose one rung is t = 1.
+    """
+    generator = stream(seed, "evaluation-posterior", step, x.device)
+    return sample_ladder(
+        model,
+        x,
+        torch.tensor([0.0, 1.0], dtype=torch.float64),
+        MALA(step_size),
+        num_chains,
+        num_steps,
+        "base",
+        generator,
+        num_burn_in=num_burn_in,
+        shared_prior=True,
+        prior_latents=model.sample_base((1,), generator),
+        chunk_size=chunk_size,
+    )

@@ -1,0 +1,1 @@
+"""Models: the latent energy-based prior model and twins with exact answers."""

@@ -1,0 +1,105 @@
+r"""The latent space energy-based prior model of Pang et al. (2020).
+
+    prior       p_a(z)   = exp(-E_a(z)) N(z; 0, s0^2 I) / Z_a
+    likelihood  p_b(x|z) = N(x; g_b(z), s^2 I)      Gaussian, x in [-1, 1], or
+                p_b(x|z) = prod Bernoulli(x; sigmoid(g_b(z)))    x in {0, 1}, binarised by a rule kept with the run
+
+E_a is `energy_network`, g_b is `generator`.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from thermograd.errors import InputError
+from thermograd.models.latent_model import LatentModel
+
+
+class LatentEBM(LatentModel):
+    """A generator with a Gaussian or Bernoulli likelihood, under a prior tilted by an energy network.
+
+    Args:
+        energy_network: module (..., d) to (...).
+        generator: module (N, d) to (N, *image_shape): means, or logits for `bernoulli`.
+        latent_dim: d.
+        image_shape: (C, H, W).
+        likelihood: "gaussian" or "bernoulli".
+        noise_std: s, the Gaussian likelihood's standard deviation, in units of pixels in [-1, 1].
+        base_std: s0, the base distribution's standard deviation.
+
+    Raises:
+        InputError: `noise_std` or `base_std` not positive, or an unknown likelihood.
+
+    References:
+        Pang, Han, Nijkamp, Zhu, Wu (2020), Learning latent space energy-based prior model. NeurIPS.
+    """
+
+    def __init__(
+        self,
+        energy_network: nn.Module,
+        generator: nn.Module,
+        *,
+        latent_dim: int,
+        image_shape: tuple[int, int, int],
+        likelihood: str = "gaussian",
+        noise_std: float = 0.3,
+        base_std: float = 1.0,
+    ):
+        super().__init__()
+        for name, value in (("noise_std", noise_std), ("base_std", base_std)):
+            if not value > 0 or not math.isfinite(value):
+                raise InputError(f"`{name}` must be positive, got {value}.")
+        if likelihood not in ("gaussian", "bernoulli"):
+            raise InputError(f"`likelihood` must be gaussian or bernoulli, got {likelihood!r}.")
+        self.energy_network = energy_network
+        self.generator = generator
+        self.latent_dim = latent_dim
+        self.image_shape = image_shape
+        self.likelihood = likelihood
+        self.noise_std = noise_std
+        self.base_std = base_std
+
+    def energy(self, z: Tensor) -> Tensor:
+        """Return E_a(z), (..., d) to (...)."""
+        return self.energy_network(z)
+
+    def log_likelihood(self, x: Tensor, z: Tensor) -> Tensor:
+        r"""Return log p_b(x|z), normalised, in nats.
+
+        Gaussian: -|x - g(z)|^2 / (2 s^2) - (D/2) log(2 pi s^2), with D the number of pixels times channels.
+        Bernoulli: sum of x log sigmoid(g) + (1 - x) log(1 - sigmoid(g)).
+
+        Args:
+            x: images (B, C, H, W).
+            z: latents (..., B, d).
+
+        Returns:
+            (..., B)
+        """
+        output = self.generator(z.reshape(-1, self.latent_dim)).to(z.dtype)
+        output = output.view(*z.shape[:-1], *self.image_shape)
+        if self.likelihood == "bernoulli":
+            return -functional.binary_cross_entropy_with_logits(
+                output, x.expand_as(output), reduction="none"
+            ).sum((-3, -2, -1))
+        variance = self.noise_std**2
+        constant = math.prod(self.image_shape) * math.log(2 * math.pi * variance) / 2
+        return -(x - output).square().sum((-3, -2, -1)) / (2 * variance) - constant
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Return the mean images of latents (..., d) as (..., C, H, W) in [-1, 1], without a graph."""
+        with torch.no_grad():
+            output = self.generator(z.reshape(-1, self.latent_dim)).to(z.dtype)
+        if self.likelihood == "bernoulli":
+            output = 2 * output.sigmoid() - 1
+        return output.view(*z.shape[:-1], *self.image_shape)
+
+    def parameter_groups(self) -> dict[str, list[str]]:
+        """Return the names of the parameters of the `prior` and of the `generator`."""
+        names = [name for name, _ in self.named_parameters()]
+        return {
+            "prior": [name for name in names if name.startswith("energy_network.")],
+            "generator": [name for name in names if name.startswith("generator.")],
+        }

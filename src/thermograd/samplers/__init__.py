@@ -1,0 +1,1 @@
+"""Markov chains over latents: kernels, replica exchange, the ladder of temperatures, diagnostics."""

@@ -88,11 +88,9 @@ def test_frechet_of_shrunk_fakes_is_the_closed_form_and_rises():
 
 
 def test_agrees_with_torch_fidelity_on_the_same_features():
-    # Recorded from torch-fidelity 0.4.0: fid_statistics_to_metric; the kernel_mmd of its KID on all 500 and
-    500. real, fake = recorded_features()
-    assert frechet_distance(real, fake) == pytest.approx(
-        20.847518992692954, rel=1e-6
-    )  # it averages in float32
+    # Recorded from torch-fidelity 0.4.0: fid_statistics_to_metric, which averages in float32, and kernel_mmd.
+    real, fake = recorded_features()
+    assert frechet_distance(real, fake) == pytest.approx(20.847518992692954, rel=1e-6)
     value = kernel_distance(real[:500], fake, seed=0).value
     assert value == pytest.approx(0.466452510196508, rel=1e-9)
 
@@ -133,13 +131,13 @@ def test_frechet_standard_error_is_the_spread_over_draws():
         values.append(frechet_distance(real, fake))
         errors.append(frechet_standard_error(real, fake, seed=repeat))
     ratio = torch.tensor(errors).square().mean() / torch.tensor(values).var()
-    # The variance of 100 values is known to sqrt(2 / 99), the mean of 100 jackknife variances to sqrt(2 / 9 /
-    100). assert abs(ratio - 1) < 4 * math.sqrt(2 / 99 + 2 / 900)
+    # Relative errors: of the variance of 100 values sqrt(2 / 99), of 100 jackknife variances sqrt(2 / 900).
+    assert abs(ratio - 1) < 4 * math.sqrt(2 / 99 + 2 / 900)
 
 
 def test_kernel_distance_is_unbiased_over_splits_of_one_set():
-    # Over random splits of a fixed set, each pair is as often within as between: the expectation is exactly
-    0. pool = correlated(80, 3, seed=7)
+    # Over random splits of a fixed set, each pair is as often within as between: the expectation is 0.
+    pool = correlated(80, 3, seed=7)
     values, biased = [], []
     for repeat in range(300):
         order = torch.randperm(80, generator=torch.Generator().manual_seed(repeat))
@@ -209,6 +207,8 @@ def test_neighbours_are_those_of_a_full_comparison():
         torch.rand(7, 1, 4, 4, generator=generator),
         torch.rand(50, 1, 4, 4, generator=generator),
     )
+    # Far from the origin, |a|^2 + |b|^2 - 2ab would not give exactly 0 for a copy.
+    queries, candidates = queries + 1000, candidates + 1000
     queries[2] = candidates[31]
     every = (queries[:, None] - candidates[None]).flatten(2).double().norm(dim=2)
     found = nearest_neighbours(queries, candidates, k=3, chunk_size=8)

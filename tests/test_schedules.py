@@ -110,7 +110,7 @@ def test_equal_swap_cuts_known_rejections():
 
 
 def test_running_moments_of_one_update_are_its_own_within_image_moments():
-    """The spread between images must not count: images differ in evidence by far more than one image's draws."""
+    """The spread between images must not count: images differ by far more than one image's draws."""
     draws = torch.randn(3, 5, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     offsets = torch.tensor([0.0, 100.0, -300.0, 7.0], dtype=torch.float64)
     moments = RunningMoments(3, decay=0.9)

@@ -426,7 +426,7 @@ def root(gradient) -> float:
     ],
 )
 def test_the_optimal_decoder_of_j_is_shrunk(variance, likelihood, continuum, ladders):
-    """The scalar toy x ~ N(0, 1): the gradient is linear in x^2, so x = ±1 stands for the whole distribution."""
+    """The scalar toy x ~ N(0, 1): the gradient is linear in x^2, so x = ±1 stands for all of it."""
     x = torch.tensor([[1.0], [-1.0]], dtype=torch.float64)
 
     def twin(weight):

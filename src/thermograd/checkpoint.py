@@ -53,7 +53,8 @@ def save_checkpoint(folder: Path, step: int, parts: Parts, state: Mapping[str, A
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, file)
         _sync(file)
         hashes[file.name] = sha256(file)
-    (aside / "state.json").write_text(json.dumps({"step": step, **state, "sha256": hashes}, indent=1))
+    whole = {"step": step, **state, "sha256": hashes}
+    (aside / "state.json").write_text(json.dumps({**whole, "sha256_of_state": _state_hash(whole)}, indent=1))
     _sync(aside / "state.json")
     _sync(aside)
     if final.exists():
@@ -61,7 +62,10 @@ def save_checkpoint(folder: Path, step: int, parts: Parts, state: Mapping[str, A
     aside.rename(final)
     _point(folder / "last", final.name)
     _sync(folder)
-    for old in list_checkpoints(folder)[:-num_kept]:
+    # What is newer was damaged, or training had gone on from it; it must not push out the whole ones.
+    present = list_checkpoints(folder)
+    newest = present.index(final)
+    for old in (*present[: max(0, newest + 1 - num_kept)], *present[newest + 1 :]):
         # A rename first, so that a half-removed folder never looks like a checkpoint.
         shutil.rmtree(old.rename(folder / f".removing_{old.name}"))
     return final
@@ -78,7 +82,11 @@ def load_checkpoint(path: Path) -> Checkpoint:
     file = path / "state.json"
     try:
         state = json.loads(file.read_text())
+        if state.pop("sha256_of_state") != _state_hash(state):
+            raise ValueError("its content was changed")
         step, hashes = int(state.pop("step")), dict(state.pop("sha256"))
+        if path.name.startswith("step_") and path.name != f"step_{step:08d}":
+            raise ValueError(f"it is of step {step}")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"`checkpoint` file {file} is damaged: {error}.") from None
     parts = {}
@@ -116,6 +124,10 @@ def load_last(folder: Path) -> tuple[Checkpoint | None, list[str]]:
     if messages:
         raise InputError(f"`checkpoints` in {folder} are all damaged: {' '.join(messages)}")
     return None, []
+
+
+def _state_hash(state: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 
 
 def list_checkpoints(folder: Path) -> list[Path]:

@@ -13,13 +13,22 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from thermograd.errors import InputError
 
 PositiveInt = Annotated[int, Field(ge=1, strict=True)]
-PositiveFloat = Annotated[float, Field(gt=0)]
-Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+def _refuse_bool(value: Any) -> Any:
+    if isinstance(value, bool):  # a float takes True for 1.0, and YAML reads "yes" as True
+        raise ValueError(f"must be a number, got {value}")
+    return value
+
+
+Number = Annotated[float, BeforeValidator(_refuse_bool)]
+PositiveFloat = Annotated[Number, Field(gt=0)]
+Fraction = Annotated[Number, Field(ge=0, lt=1)]
 Widths = tuple[PositiveInt, ...]
 
 
@@ -40,7 +49,7 @@ class DataConfig(Section):
     binarise: Literal["none", "threshold", "dynamic"] = Field(
         "none", description="for a Bernoulli likelihood"
     )
-    threshold: Annotated[float, Field(gt=0, lt=1)] = Field(
+    threshold: Annotated[Number, Field(gt=0, lt=1)] = Field(
         0.5, description="of grey in [0, 1], for `threshold`"
     )
 
@@ -90,7 +99,7 @@ class PosteriorChainsConfig(Section):
     start: Literal["base", "prior", "annealed", "persistent"] = "base"
     num_start_steps: PositiveInt = Field(1, description="steps on each rung of the annealed start")
     exchange: bool = Field(False, description="let neighbouring rungs swap states")
-    adaptation_gain: Annotated[float, Field(ge=0)] = Field(
+    adaptation_gain: Annotated[Number, Field(ge=0)] = Field(
         0.05, description="by which MALA's step sizes follow the acceptance from iteration to iteration"
     )
 
@@ -100,7 +109,7 @@ class ScheduleConfig(Section):
 
     kind: Literal["power", "linear", "geometric", "sigmoid", "equal-length", "equal-swap"] = "power"
     power: PositiveFloat = Field(3.0, description="p of (k/N)^p; where adapted schedules begin as well")
-    smallest: Annotated[float, Field(gt=0, lt=1)] = Field(1e-3, description="first rung above 0, geometric")
+    smallest: Annotated[Number, Field(gt=0, lt=1)] = Field(1e-3, description="first rung above 0, geometric")
     steepness: PositiveFloat = Field(6.0, description="of the sigmoid")
     adapt_every: PositiveInt = Field(100, description="steps between updates of an adapted schedule")
 
@@ -119,7 +128,7 @@ class GradientConfig(Section):
     num_chains: PositiveInt = Field(1, description="M, chains on each rung of an image")
     num_rungs: Annotated[int, Field(ge=2, strict=True)] = Field(11, description="K, both ends counted")
     schedule: ScheduleConfig = ScheduleConfig()
-    noise_multiplier: Annotated[float, Field(ge=0)] = Field(
+    noise_multiplier: Annotated[Number, Field(ge=0)] = Field(
         0.0, description="c of ĝ + c ε (ĝ_A - ĝ_B)/2: more variance, the same mean"
     )
     clean_second_moments: bool = Field(
@@ -161,11 +170,11 @@ class OptimiserConfig(Section):
     prior_lr: PositiveFloat = 2e-5
     generator_lr: PositiveFloat = 1e-4
     betas: tuple[Fraction, Fraction] = (0.5, 0.999)
-    decay: Annotated[float, Field(gt=0, le=1)] = Field(0.998, description="of both rates, an epoch")
+    decay: Annotated[Number, Field(gt=0, le=1)] = Field(0.998, description="of both rates, an epoch")
     clip_norm: PositiveFloat | None = Field(
         None, description="longest gradient of a network, in its own norm"
     )
-    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+    ema_decay: Annotated[Number, Field(gt=0, lt=1)] | None = Field(
         None, description="of an exponential moving average of the weights, used for samples and evaluation"
     )
 
@@ -191,7 +200,9 @@ class ComputeConfig(Section):
     """Where and how the numbers are made; threads and chunks change bits, so they belong to the run."""
 
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
-    num_threads: PositiveInt | None = Field(None, description="of the CPU; None for all cores, then recorded")
+    num_threads: Annotated[int, Field(ge=1, le=1024, strict=True)] | None = Field(
+        None, description="of the CPU; None for all cores, then recorded"
+    )
     chunk_size: PositiveInt | None = Field(None, description="most latents evaluated at once; bounds memory")
 
 
@@ -233,8 +244,12 @@ class RunConfig(Section):
             raise ValueError(f"`gradient.num_chains` must be at least 2 for schedule {kind}, got 1")
         if kind == "equal-swap" and not self.posterior_chains.exchange:
             raise ValueError(f"`posterior_chains.exchange` must be true for schedule {kind}, got false")
-        if kind == "geometric" and self.gradient.num_rungs < 3:
-            raise ValueError("`gradient.num_rungs` must be at least 3 for schedule geometric, got 2")
+        if kind in ("geometric", "equal-length") and self.gradient.num_rungs < 3:
+            raise ValueError(f"`gradient.num_rungs` must be at least 3 for schedule {kind}, got 2")
+        if self.gradient.noise_multiplier and (self.prior_chains.num_chains or 2) % 2:
+            raise ValueError(
+                f"`prior_chains.num_chains` must be even for a noise_multiplier, got {self.prior_chains.num_chains}"
+            )
         dealt = self.gradient.num_chains * self.training.batch_size
         if self.gradient.num_rungs > 2 and self.prior_chains.num_chains not in (None, dealt):
             raise ValueError(
@@ -269,7 +284,7 @@ def load_preset(name: str) -> dict[str, Any]:
         InputError: an unknown name; the message gives the nearest one.
     """
     if name not in preset_names():
-        raise InputError(f"`preset` {name!r} is not known{nearest(name, preset_names())}.")
+        raise InputError(f"`preset` {name!r} is not known{nearest(name, preset_names())}.".replace("?.", "?"))
     text = (resources.files("thermograd") / "presets" / f"{name}.yaml").read_text()
     return {"preset": name, **yaml.safe_load(text)}
 
@@ -341,7 +356,8 @@ def describe(error: ValidationError, root: type[BaseModel]) -> list[str]:
             )
             sentences.append(f"`{dotted}` is not a setting{hint}.".replace("?.", "?"))
         elif item["type"] == "value_error":
-            sentences.append(str(item["ctx"]["error"]).rstrip(".") + ".")
+            sentence = str(item["ctx"]["error"]).rstrip(".") + "."
+            sentences.append(sentence if sentence.startswith("`") else f"`{dotted}` {sentence}")
         elif item["type"] == "missing":
             sentences.append(f"`{dotted}` must be given.")
         else:

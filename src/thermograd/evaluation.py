@@ -17,8 +17,8 @@ def evaluate_run(
 ) -> dict[str, Any]:
     """Score a run: reconstruction by posterior chains, and energies of posterior against prior draws.
 
-    Posterior chains are MALA from the base distribution, 100 steps adapting and 100 frozen, whatever chains trained
-    the model. The reconstruction is that of one posterior draw an image; its error is a mean over pixels in [-1, 1].
+    Posterior chains are those of `sample_posterior`, whatever chains trained the model. The reconstruction is that of
+    one posterior draw an image; its error is a mean over pixels in [-1, 1].
 
     Args:
         run: what `load_run` returned.
@@ -71,8 +71,8 @@ def evaluate_run(
 
 
 def _mean(values: Tensor, unit: str) -> dict[str, Any]:
-    """Return the mean over images with its standard error."""
-    error = float(values.std() / len(values) ** 0.5) if len(values) > 1 else float("nan")
+    """Return the mean over images with its standard error, which one image does not have."""
+    error = float(values.std() / len(values) ** 0.5) if len(values) > 1 else None
     return {"mean": float(values.mean()), "standard_error": error, "unit": unit}
 
 

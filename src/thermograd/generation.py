@@ -7,9 +7,11 @@ from torch import Tensor
 
 from thermograd.config import PriorChainsConfig
 from thermograd.models.latent_ebm import LatentEBM
+from thermograd.models.latent_model import LatentModel
 from thermograd.samplers.ladder import Ladder, sample_ladder, sample_prior
 from thermograd.samplers.langevin import ULA
 from thermograd.samplers.mala import MALA
+from thermograd.schedules import power_schedule
 from thermograd.streams import stream
 
 
@@ -56,48 +58,51 @@ def sample_images(
 
 
 def sample_posterior(
-    model: LatentEBM,
+    model: LatentModel,
     x: Tensor,
     seed: int,
     *,
+    num_rungs: int = 8,
+    power: float = 3.0,
     num_chains: int = 1,
-    num_burn_in: int = 100,
-    num_steps: int = 100,
+    num_burn_in: int = 50,
+    num_steps: int = 50,
     step_size: float = 0.1,
     chunk_size: int | None = None,
     step: int = 0,
 ) -> Ladder:
-    """Sample the posterior of images that have no stored chains, by MALA from the base distribution.
+    """Sample the posterior of images that have no stored chains: MALA with replica exchange from the base distribution.
 
-    Step sizes adapt while burning in and are frozen afterwards. The draws are independent of how the model was
-    trained, so models with different training chains are compared by the same rule.
+    A posterior over latents has several modes, and a short chain at t = 1 alone stays in the one it falls into; the
+    rungs below let it leave. Step sizes adapt while burning in and are frozen afterwards. The rule is the same however
+    a model was trained, so models with different training chains can be compared.
 
     Args:
         model: the model.
         x: images (B, C, H, W), as the likelihood takes them.
         seed: of the stream "evaluation-posterior".
+        num_rungs: K of the ladder.
+        power: p of its schedule.
         num_chains: M.
-        num_burn_in: steps before.
-        num_steps: steps after.
+        num_burn_in: steps before, on every rung.
+        num_steps: steps after, on every rung.
         step_size: h with which adaptation begins.
         chunk_size: the most latents evaluated at once.
         step: counter of the stream, e.g. of the first image of a batch.
 
     Returns:
-        A ladder whose one rung is t = 1.
+        The ladder; the posterior's draws are on its last rung.
     """
-    generator = stream(seed, "evaluation-posterior", step, x.device)
     return sample_ladder(
         model,
         x,
-        torch.tensor([0.0, 1.0], dtype=torch.float64),
+        power_schedule(num_rungs, power),
         MALA(step_size),
         num_chains,
         num_steps,
         "base",
-        generator,
+        stream(seed, "evaluation-posterior", step, x.device),
         num_burn_in=num_burn_in,
-        shared_prior=True,
-        prior_latents=model.sample_base((1,), generator),
+        exchange_rungs=True,
         chunk_size=chunk_size,
     )

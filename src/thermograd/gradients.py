@@ -19,14 +19,15 @@ serves all of them, and a new estimator is one function from a `Ladder` to W. No
 | stepping-stone-complete | (t_{k+1} softmax_m(Δt_k l) - t_k/M)/B, 0..K-2 | M to infinity: ∇ log p               |
 
 "Detached" holds the draws fixed while differentiating, so it is NOT the gradient of log p(x): p_t depends on b too.
-Its continuum ascends J = ∫ (-ln t) E_t[l] dt. "Complete" adds what is missing; d/dt (t E_t[∇l]) = E_t[∇l] + t Cov_t(l, ∇l)
-telescopes to E_1[∇l], so exact thermodynamic integration gives the maximum-likelihood gradient back. Detached for
+Its continuum ascends J = ∫ (-ln t) E_t[l] dt. "Complete" adds what is missing: d/dt (t E_t[∇l]) = E_t[∇l] +
+t Cov_t(l, ∇l) telescopes to E_1[∇l], so exact thermodynamic integration gives the maximum-likelihood gradient back. Detached for
 the generator with the contrast for the prior is the gradient of no single objective.
 
 References:
     Pang, Han, Nijkamp, Zhu, Wu (2020), Learning latent space energy-based prior model.
     Friel and Pettitt (2008), Marginal likelihood estimation via power posteriors.
-    Xie, Lewis, Fan, Kuo, Chen (2011), Improving marginal likelihood estimation for Bayesian phylogenetic model selection.
+    Xie, Lewis, Fan, Kuo, Chen (2011), Improving marginal likelihood estimation for Bayesian phylogenetic model
+        selection.
     Masrani, Le, Wood (2019), The thermodynamic variational objective.
 """
 

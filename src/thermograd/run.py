@@ -7,6 +7,7 @@ checkpoints, samples, status.json and a model card. Starting the same config aga
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import time
@@ -174,6 +175,7 @@ def load_run(folder: Path | str, checkpoint: str | None = None) -> Run:
             print(f"warning: {message} The one before it is used.", file=sys.stderr)
     if loaded is None:
         raise InputError(f"`run` {folder} has no checkpoint yet.")
+    _check_same(loaded, config)
     model = build_model(config)
     model.load_state_dict(dict(loaded.parts.get("ema", loaded.parts["model"])))
     return Run(folder, config, model, loaded)
@@ -208,6 +210,7 @@ def train_run(
     folder: Path,
     *,
     requested: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
     on_step: OnStep | None = None,
     on_message: Callable[[str], None] = lambda message: None,
     should_stop: Callable[[], bool] = lambda: False,
@@ -218,6 +221,7 @@ def train_run(
         config: the run.
         folder: run folder; made where it is missing.
         requested: what was asked for on top of the preset, kept beside the resolved config.
+        overwrite: remove the run that the folder holds, once config and data are known to be good.
         on_step: called after each step.
         on_message: called with a sentence for the user.
         should_stop: asked after each step; True saves a checkpoint and stops.
@@ -229,17 +233,18 @@ def train_run(
         InputError: the folder holds a run of another config, or the data does not fit.
         RunError: a guard stopped the run; the message names the step and the last good checkpoint.
     """
-    _use_threads(config, folder)
+    _use_threads(config, None if overwrite else folder)
     data = load_data(config)
     order = batch_order(
         len(data), config.training.batch_size, config.seed, 0
     )  # refuses a batch of too many images
     trainer = Trainer(config, build_model(config), len(data))
-    _claim(folder, config, requested or {})
+    _claim(folder, config, requested or {}, overwrite)
     checkpoint, messages = load_last(folder / "checkpoints")
     for message in messages:
         on_message(f"{message} The run goes on from the checkpoint before it.")
     if checkpoint is not None:
+        _check_same(checkpoint, config, data)
         _restore(trainer, checkpoint)
         on_message(f"Going on from {checkpoint.path.name}.")
     loop = _Loop(config, folder, data, trainer, len(order), on_step)
@@ -277,6 +282,7 @@ class _Loop:
         """Run to the end, or until asked to stop; return whether the end was reached."""
         settings = self.config.training
         every = settings.checkpoint_every or self.steps_per_epoch
+        _end_torn_line(self.folder / "metrics.jsonl")
         with (self.folder / "metrics.jsonl").open("a") as metrics:
             for epoch, index in self._batches():
                 begun = time.perf_counter()
@@ -316,7 +322,12 @@ class _Loop:
         parts = {"model": trainer.model.state_dict(), "training_state": trainer.tensors()}
         if trainer.average is not None:
             parts["ema"] = trainer.average
-        state = {"epoch": epoch, "steps_per_epoch": self.steps_per_epoch, "config": self.config.identity}
+        state = {
+            "epoch": epoch,
+            "steps_per_epoch": self.steps_per_epoch,
+            "config": self.config.identity,
+            "data": self.data.fingerprint,
+        }
         folder = self.folder / "checkpoints"
         save_checkpoint(folder, self.step, parts, state, self.config.training.num_checkpoints)
         write_status(self.folder, "running", self.step, self.num_steps)
@@ -402,10 +413,39 @@ def write_model_card(folder: Path, config: RunConfig, metrics: list[dict[str, An
     )
 
 
-def _claim(folder: Path, config: RunConfig, requested: Mapping[str, Any]) -> None:
+RUN_ENTRIES = (
+    "checkpoints",
+    "samples",
+    "metrics.jsonl",
+    "evaluation.json",
+    "curves.png",
+    "status.json",
+    "README.md",
+    "requested.yaml",
+    "environment.json",
+    "config.yaml",
+)
+"""What a run writes into its folder, the config last: while it is there, the folder is a run's."""
+
+
+def _remove_run(folder: Path) -> None:
+    """Remove what a run wrote, and nothing that anyone else put into the folder."""
+    read_config(folder)
+    for path in (folder / name for name in RUN_ENTRIES):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _claim(folder: Path, config: RunConfig, requested: Mapping[str, Any], overwrite: bool) -> None:
     """Make the folder this config's, or check that it is."""
     import yaml
 
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"`out` {folder} is a file, not a folder.")
+    if overwrite and (folder / "config.yaml").exists():
+        _remove_run(folder)
     if (folder / "config.yaml").exists():
         held = read_config(folder)
         if held != config:
@@ -414,13 +454,19 @@ def _claim(folder: Path, config: RunConfig, requested: Mapping[str, Any]) -> Non
                 f"{'; '.join(_differences(held, config))}. Choose another folder, or --overwrite."
             )
         return
-    if folder.exists() and any(folder.iterdir()):
+    # A run that was killed before its config was written has left no more than these.
+    begun = {"requested.yaml", "environment.json"}
+    begun |= {f".writing_{name}" for name in (*begun, "config.yaml")}
+    if folder.exists() and {path.name for path in folder.iterdir()} - begun:
         raise InputError(f"`out` {folder} is not empty and holds no run.")
-    folder.mkdir(parents=True, exist_ok=True)
+    facts = environment(resolve_device(config.compute.device))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"`out` {folder} can not be made: {error.strerror}.") from None
     write_atomically(
         folder / "requested.yaml", yaml.safe_dump(json.loads(json.dumps(requested, default=str)))
     )
-    facts = environment(resolve_device(config.compute.device))
     write_atomically(folder / "environment.json", json.dumps(facts, indent=1))
     write_atomically(folder / "config.yaml", config.to_yaml())
 
@@ -438,15 +484,40 @@ def _differences(old: RunConfig, new: RunConfig) -> list[str]:
     ]
 
 
+def _check_same(checkpoint: Checkpoint, config: RunConfig, data: ImageDataset | None = None) -> None:
+    """Check that a checkpoint is of this config, and of these images.
+
+    Raises:
+        InputError: it is not.
+    """
+    if checkpoint.state["config"] != config.identity:
+        raise InputError(
+            f"`config.yaml` beside {checkpoint.path} is not the config of that checkpoint: "
+            f"{config.identity}, not {checkpoint.state['config']}."
+        )
+    if data is not None and checkpoint.state["data"] != data.fingerprint:
+        raise InputError(
+            f"`data` {data.name} has changed since {checkpoint.path} was written: "
+            f"{data.fingerprint[:12]}..., not {checkpoint.state['data'][:12]}...."
+        )
+
+
+def _end_torn_line(file: Path) -> None:
+    """End a line that a crash cut short, so that the next record has a line of its own."""
+    if file.exists() and file.stat().st_size and not file.read_bytes().endswith(b"\n"):
+        with file.open("a") as metrics:
+            metrics.write("\n")
+
+
 def _restore(trainer: Trainer, checkpoint: Checkpoint) -> None:
     trainer.model.load_state_dict(dict(checkpoint.parts["model"]))
     trainer.load_tensors(checkpoint.parts["training_state"], checkpoint.parts.get("ema"))
 
 
-def _use_threads(config: RunConfig, folder: Path) -> None:
+def _use_threads(config: RunConfig, folder: Path | None) -> None:
     """Use the config's threads, or those with which the run began: their number changes the last bits."""
     threads = config.compute.num_threads
-    if threads is None and (folder / "environment.json").is_file():
+    if threads is None and folder is not None and (folder / "environment.json").is_file():
         threads = json.loads((folder / "environment.json").read_text())["num_threads"]
     if threads is not None:
         torch.set_num_threads(threads)

@@ -129,7 +129,8 @@ class Trainer:
         if size > LARGEST_STORE:
             raise InputError(
                 f"`posterior_chains.start` persistent would store {size / 2**30:.1f} GiB of chains "
-                f"(at most {LARGEST_STORE / 2**30:.0f}): lower gradient.num_rungs or num_chains, or choose another start."
+                f"(at most {LARGEST_STORE / 2**30:.0f}): lower gradient.num_rungs or num_chains, "
+                f"or choose another start."
             )
         return self.model.sample_base(shape, stream(self.config.seed, "stored-chains", 0, self.device))
 
@@ -237,6 +238,8 @@ class Trainer:
                 part = {name: tensor * (settings.clip_norm / norms[group]) for name, tensor in part.items()}
             lr = settings.prior_lr if group == "prior" else settings.generator_lr
             length = self.optimisers[group].step(part, lr * decay, clean)
+            if not torch.isfinite(length):
+                raise RunError(f"The update of the {group} is not finite at step {step}.")
             record |= {f"gradient_norm_{group}": float(norms[group]), f"update_length_{group}": float(length)}
         if self.average is not None and settings.ema_decay is not None:
             with torch.no_grad():
@@ -361,6 +364,8 @@ class Trainer:
         def under(prefix: str) -> dict[str, Tensor]:
             return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
 
+        # Copies, since numbers that lie in memory otherwise aligned or strided may round otherwise.
+        tensors = {name: tensor.clone() for name, tensor in tensors.items()}
         self.schedule = tensors["schedule"]
         self.step_sizes = tensors["step_sizes"].to(self.device)
         self.prior_step_size = tensors["prior_step_size"].to(self.device)
@@ -375,4 +380,5 @@ class Trainer:
             self.stored_prior = tensors["stored_prior"].to(self.device)
         self.swap_rates = tensors.get("swap_rates")
         if self.average is not None and average is not None:
-            self.average = {name: tensor.to(self.device) for name, tensor in average.items()}
+            for name, tensor in average.items():
+                self.average[name].copy_(tensor)

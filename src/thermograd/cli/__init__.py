@@ -53,6 +53,9 @@ def run(arguments: list[str]) -> int:
         return stop.exit_code
     except click.Abort:
         return _fail("stopped.", 130, debug)
+    except click.exceptions.NoArgsIsHelpError as error:
+        print(error.format_message(), file=sys.stderr)
+        return 2
     except click.ClickException as error:
         return _fail(" ".join(error.format_message().split()), 2, debug)
     except InputError as error:
@@ -63,6 +66,8 @@ def run(arguments: list[str]) -> int:
         return _fail("stopped.", 130, debug)
     except BrokenPipeError:
         return 1
+    except OSError as error:
+        return _fail(str(error), 1, debug)
     except Exception as error:
         message = " ".join(f"{type(error).__name__}: {error}".split())
         return _fail(f"a defect of thermograd, please report it with --debug: {message}", 1, debug)

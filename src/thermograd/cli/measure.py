@@ -12,7 +12,11 @@ positive = click.IntRange(min=1)
 @click.command()
 @folder_argument
 @click.option("--num", default=64, type=positive, show_default=True, help="Images to draw.")
-@click.option("--out", type=click.Path(path_type=Path), help="PNG file [default: DIR/samples/samples.png].")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="PNG file [default: DIR/samples/samples.png].",
+)
 @click.option("--seed", default=0, type=click.IntRange(min=0), show_default=True)
 @click.option("--checkpoint", help="Name of a checkpoint [default: the last].")
 @json_option
@@ -44,9 +48,9 @@ def evaluate(folder: Path, split: str, num: int | None, seed: int, as_json: bool
     from thermograd.run import load_run
 
     record = evaluate_run(load_run(folder), split=split, num_images=num, seed=seed)
-    rows = [
-        (name.replace("_", " "), f"{value['mean']:.5g}", f"{value['standard_error']:.2g}", value["unit"])
-        for name, value in record["values"].items()
-    ]
+    rows = []
+    for name, value in record["values"].items():
+        error = "-" if value["standard_error"] is None else f"{value['standard_error']:.2g}"
+        rows.append((name.replace("_", " "), f"{value['mean']:.5g}", error, value["unit"]))
     title = f"{record['dataset']}:{split}, {record['num_images']} images, {record['checkpoint']}"
     emit(record, as_json, lambda: print_table(title, ("quantity", "mean", "standard error", "unit"), rows))

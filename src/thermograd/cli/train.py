@@ -1,7 +1,6 @@
 """`thermograd train` and `thermograd resume`."""
 
 import json
-import shutil
 import signal
 import sys
 import threading
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from thermograd.cli.common import OVERRIDES, emit, folder_argument, json_option, parse_overrides
+from thermograd.errors import InputError
 
 if TYPE_CHECKING:
     from thermograd.config import RunConfig
@@ -58,15 +58,17 @@ def train(
         if value is not None:
             overrides[name] = parse_value(value)
     if data is not None:
-        overrides |= {"data.path": data, "data.name": Path(data).name}
+        if not data:
+            raise InputError("`--data` must be a file or a folder, got ''.")
+        # The whole path, so that `resume` finds it from any folder.
+        path = Path(data).expanduser().resolve()
+        overrides |= {"data.path": str(path), "data.name": path.name}
     config, requested = resolve(preset, file=file, overrides=overrides)
     if dry_run:
         emit(config.model_dump(mode="json"), as_json, config.to_yaml().rstrip())
         return
     folder = out or Path("runs") / f"{preset}-{config.identity}"
-    if overwrite and (folder / "config.yaml").exists():
-        shutil.rmtree(folder)
-    _train(config, folder, requested, as_json)
+    _train(config, folder, requested, as_json, overwrite)
 
 
 @click.command()
@@ -79,7 +81,9 @@ def resume(folder: Path, as_json: bool) -> None:
     _train(read_config(folder), folder, {}, as_json)
 
 
-def _train(config: "RunConfig", folder: Path, requested: dict[str, Any], as_json: bool) -> None:
+def _train(
+    config: "RunConfig", folder: Path, requested: dict[str, Any], as_json: bool, overwrite: bool = False
+) -> None:
     from thermograd.run import read_metrics, train_run
 
     with _progress(quiet=as_json) as (on_step, on_message), _stop_signal() as stopped:
@@ -87,6 +91,7 @@ def _train(config: "RunConfig", folder: Path, requested: dict[str, Any], as_json
             config,
             folder,
             requested=requested,
+            overwrite=overwrite,
             on_step=on_step,
             on_message=on_message,
             should_stop=stopped.is_set,

@@ -21,8 +21,8 @@ def load_user_images(path: Path, split: str = "train") -> ImageDataset:
     """Load the user's images.
 
     Accepted: a folder with .png, .jpg or .jpeg files at any depth (other and hidden files are left alone;
-    order: sorted by path); .npy; .npz, .h5 or .hdf5 with x_train and x_test (optionally y_train, y_test), or
-    images, x or x_train alone (optionally labels, y, or y_train); idx, plain or .gz. Arrays are (N, H, W),
+    order: sorted by path); .npy; .npz, .h5 or .hdf5 with x_train and x_test (optionally y_train and y_test),
+    images (optionally labels), or x (optionally y); idx, plain or .gz. Arrays are (N, H, W),
     (N, H, W, C) or (N, C, H, W) with C = 1 or 3 and H = W, in uint8, or floating point in [0, 1] or, if any
     value is negative, in [-1, 1] (mapped to the nearest byte). Pickled objects are never read.
 

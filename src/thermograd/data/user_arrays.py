@@ -13,7 +13,7 @@ from thermograd.errors import InputError
 Arrays = tuple[np.ndarray, np.ndarray | None]  # images (N, H, W, C) uint8, labels (N,) int64
 
 ARRAY_SUFFIXES = (".npy", ".npz", ".h5", ".hdf5")
-_UNSPLIT_KEYS = (("images", "labels"), ("x", "y"), ("x_train", "y_train"))
+_UNSPLIT_KEYS = (("images", "labels"), ("x", "y"))
 _BLOCK = 1024  # images converted at a time, so that a big file of floats is never in memory as a whole
 
 
@@ -44,6 +44,10 @@ def read_array_file(path: Path) -> dict[str, Arrays]:
         if suffix == ".npz":
             # NumPy leaves a file that it opened itself open when the archive is damaged.
             with path.open("rb") as stream, NpzFile(stream, allow_pickle=False) as archive:
+                # Arrays that are never asked for are checked as well: a damaged name hides the labels.
+                damaged = archive.zip.testzip() if archive.zip else None
+                if damaged is not None:
+                    raise InputError(f"`data` file {path} is damaged: {damaged} has a wrong checksum.")
                 return _read_keys(archive.files, archive.__getitem__, path)
         import h5py
 

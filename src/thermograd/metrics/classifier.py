@@ -29,8 +29,7 @@ class ClassifierFeatures(FeatureExtractor):
     """A small convolutional classifier; features are its last hidden layer, standardised.
 
     Each feature is the layer's output before the ReLU, less its mean, over its standard deviation on training
-    images: the cubic kernel of the kernel distance is dominated by a few images where features are far above
-        1.
+    images: where features are far above 1, a few images rule the cubic kernel of the kernel distance.
 
     Args:
         dataset: the name of the data set, for the reported name.

@@ -160,7 +160,8 @@ def load_efficientnet_lite0(path: Path) -> EfficientNetLite0:
     Raises:
         InputError: if the file cannot be read or does not hold exactly this network's weights.
     """
-    with torch.random.fork_rng(devices=[]):  # torch draws weights, soon overwritten, from its global stream
+    # Torch draws weights, soon overwritten, from its global stream, which is not ours to move.
+    with torch.random.fork_rng(devices=[]):
         network = EfficientNetLite0()
     try:
         state = torch.load(path, weights_only=True, map_location="cpu")

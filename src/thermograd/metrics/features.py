@@ -170,8 +170,8 @@ class InceptionFeatures(FeatureExtractor):
             if not sha256.startswith(INCEPTION_SHA256_PREFIX):
                 self.name = "inception-other"
         try:
-            with torch.random.fork_rng(devices=[]):  # torch draws weights, soon overwritten, from its global
-            stream
+            # Torch draws weights, soon overwritten, from its global stream, which is not ours to move.
+            with torch.random.fork_rng(devices=[]):
                 self.network = module.FeatureExtractorInceptionV3(self.name, ["2048"], source)
         except OSError as error:
             raise InputError(

@@ -1,6 +1,7 @@
 """Generator networks: latents (N, d) to images (N, C, H, W), or to logits for a Bernoulli likelihood.
 
-None has batch normalisation: it would couple the chains of a batch, so that one image's posterior depended on the others'.
+None has batch normalisation: it would couple the chains of a batch, so that one image's posterior would depend on
+the other images.
 """
 
 from itertools import pairwise

@@ -1,7 +1,7 @@
 r"""What chains are worth: effective sample size, R-hat, the standard error of a mean, and warnings.
 
-A trace has steps on its first axis and chains on its second, (S, M, ...); the axes behind are free, so a trace of
-log-likelihoods (S, K, M, B) is passed as `trace.transpose(1, 2)`.
+A trace has steps on its first axis and chains on its second, (S, M, ...); the axes behind are free, so a
+trace of log-likelihoods (S, K, M, B) is passed as `trace.transpose(1, 2)`.
 
 With rho_s the autocorrelation at lag s, S M draws are worth S M / tau independent ones,
 
@@ -31,8 +31,9 @@ SWAP_RATE_LIMIT = 0.05
 def effective_sample_size(trace: Tensor) -> Tensor:
     """Return how many independent draws a trace is worth for its mean, (...).
 
-    On an autoregression x' = a x + noise it tends to S M (1 - a) / (1 + a). A trace that never changes counts
-    every draw, since its mean has no error. At most S M log10(S M), as antithetic chains can beat independence.
+    On an autoregression x' = a x + noise it tends to S M (1 - a) / (1 + a). A trace that never changes
+    counts every draw, since its mean has no error. It is at most S M log10(S M): antithetic chains can beat
+    independence.
 
     Args:
         trace: (S, M, ...), S at least 4.
@@ -57,8 +58,8 @@ def effective_sample_size(trace: Tensor) -> Tensor:
 def monte_carlo_error(trace: Tensor) -> Tensor:
     """Return the standard error of a trace's mean over steps and chains, (...).
 
-    From the effective sample size where a chain has at least 4 steps; from the spread of the chains' means where
-    it has fewer, so that M independent draws may come as one step of M chains.
+    From the effective sample size where a chain has at least 4 steps; from the spread of the chains' means
+    where it has fewer, so that M independent draws may come as one step of M chains.
 
     Args:
         trace: (S, M, ...).
@@ -79,8 +80,9 @@ def monte_carlo_error(trace: Tensor) -> Tensor:
 def r_hat(trace: Tensor) -> Tensor:
     """Return the rank-normalised split R-hat, (...): 1 where all halves of all chains agree.
 
-    The larger of two: of the ranks' normal scores, which sees chains at different places, and of those of the
-    distance to the median, which sees chains of different widths. Infinite where chains never move and differ.
+    The larger of two: of the ranks' normal scores, which sees chains at different places, and of those of
+    the distance to the median, which sees chains of different widths. Infinite where chains never move and
+    differ.
 
     Args:
         trace: (S, M, ...), S at least 4.
@@ -96,19 +98,20 @@ def r_hat(trace: Tensor) -> Tensor:
 def ladder_warnings(ladder: Ladder) -> list[str]:
     """Return one line for each sign that the chains of a ladder have not mixed.
 
-    R-hat is that of the log-likelihood, the worst over images, rung by rung; it needs a trace of 4 steps.
+    R-hat is that of the log-likelihood, for each rung and image; it needs a trace of 4 steps.
     """
     warnings = []
     t = ladder.inverse_temperatures
     trace = ladder.log_likelihood_trace
     if trace is not None and len(trace) >= 4:
-        worst = r_hat(trace.transpose(1, 2)).amax(-1)
-        if (worst > R_HAT_LIMIT).any():
+        values = r_hat(trace.transpose(1, 2))
+        if (values > R_HAT_LIMIT).any():
+            worst = values.amax(-1)
             rung = int(worst.argmax())
-            share = int((worst > R_HAT_LIMIT).sum())
+            share = float((values > R_HAT_LIMIT).double().mean())
             warnings.append(
-                f"R-hat exceeds {R_HAT_LIMIT} on {share} of {len(t)} rungs (worst {float(worst[rung]):.2f} at "
-                f"t = {float(t[rung]):.3g}): chains have not mixed; run more steps."
+                f"R-hat exceeds {R_HAT_LIMIT} for {share:.1%} of rungs and images (worst "
+                f"{float(worst[rung]):.2f} at t = {float(t[rung]):.3g}): chains have not mixed; run more steps."
             )
     if ladder.swap_rates is not None and (ladder.swap_rates < SWAP_RATE_LIMIT).any():
         pair = int(ladder.swap_rates.argmin())
@@ -138,7 +141,7 @@ def _check_trace(trace: Tensor) -> None:
 
 
 def _halves(trace: Tensor) -> Tensor:
-    """Return the halves of each chain as chains, (S // 2, 2 M, ...) in float64; an odd middle step is left out."""
+    """Return the halves of each chain, (S // 2, 2 M, ...) in float64; an odd middle step is left out."""
     _check_trace(trace)
     if len(trace) < 4:
         raise InputError(f"`trace` must have at least 4 steps, got {len(trace)}.")
@@ -147,7 +150,7 @@ def _halves(trace: Tensor) -> Tensor:
 
 
 def _variances(trace: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the mean variance within chains, and the pooled variance that counts disagreement between them."""
+    """Return the mean variance within chains, and the pooled one that counts disagreement between them."""
     num_steps = len(trace)
     within = trace.var(0).mean(0)
     return within, (num_steps - 1) / num_steps * within + trace.mean(0).var(0)

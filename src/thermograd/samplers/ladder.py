@@ -42,7 +42,7 @@ class Ladder:
         log_likelihood_trace: (S, K, M, B) of every step after burning in, or None.
         energy_trace: (S, K, M, B), or None.
         latents_trace: (S, K, M, B, d), or None.
-        score_trace: (S, K, M, B, d), the score of each rung's own power posterior at `latents_trace`, or None.
+        score_trace: (S, K, M, B, d), scores of each rung's own power posterior at `latents_trace`, or None.
     """
 
     inverse_temperatures: Tensor
@@ -183,8 +183,8 @@ def sample_ladder(
         prior_latents: (M0, d) draws of the prior. Where each image needs draws at t = 0, rungs do not
             exchange and no trace is kept, M0 = M * B of them are dealt out to the images instead of running
             chains there.
-        initial_latents: (K, M, B, d), or (K - 1, M, B, d) where prior draws stand for the lowest rung, for the
-            persistent start.
+        initial_latents: (K, M, B, d), or (K - 1, M, B, d) where prior draws stand for the lowest rung; for
+            the persistent start.
         chunk_size: the most latents evaluated at once; it bounds memory.
         trace: keep log-likelihood and energy of every step.
         trace_scores: keep latents and scores of every step as well, which control variates need.

@@ -1,0 +1,26 @@
+"""The evidence log p(x) of each image, with error bars that keep chance and quadrature apart."""
+
+from thermograd.evidence.annealing import (
+    Annealed,
+    annealed_importance_sampling,
+    log_partition,
+    reverse_annealing,
+)
+from thermograd.evidence.entry import METHODS, Method, estimate_evidence
+from thermograd.evidence.result import Evidence
+from thermograd.evidence.stepping_stone import stepping_stone
+from thermograd.evidence.thermodynamic import Rule, thermodynamic_integration
+
+__all__ = [
+    "METHODS",
+    "Annealed",
+    "Evidence",
+    "Method",
+    "Rule",
+    "annealed_importance_sampling",
+    "estimate_evidence",
+    "log_partition",
+    "reverse_annealing",
+    "stepping_stone",
+    "thermodynamic_integration",
+]

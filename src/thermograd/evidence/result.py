@@ -1,0 +1,69 @@
+"""What every method of estimating the evidence returns."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from thermograd.errors import InputError
+from thermograd.samplers.ladder import Ladder
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Estimates of log p(x) for B images, in nats.
+
+    The two errors are of different kinds and are never added: chance, which more draws reduce, and quadrature,
+    which is fixed by the schedule.
+
+    Attributes:
+        method: how it was estimated.
+        log_evidence: (B,).
+        monte_carlo_error: (B,), a standard error; autocorrelation and the coupling of rungs are counted.
+        quadrature_error: (B,), an estimate of the rule's error on this schedule; 0 for methods without one.
+        lower: (B,), an estimated lower bound, or None: the left sum of thermodynamic integration, or the
+            forward pass of annealing where prior draws are exact.
+        upper: (B,), an estimated upper bound, or None: the right sum, or the reverse pass of annealing.
+        inverse_temperatures: (K,).
+        expected_log_likelihood: (K, B), E_t[l], or None where the method does not visit the power posteriors.
+        variance_log_likelihood: (K, B), Var_t(l), or None.
+        num_evaluations: generator evaluations with gradient spent on each image.
+        warnings: one line for each reason to doubt the numbers.
+    """
+
+    method: str
+    log_evidence: Tensor
+    monte_carlo_error: Tensor
+    quadrature_error: Tensor
+    lower: Tensor | None
+    upper: Tensor | None
+    inverse_temperatures: Tensor
+    expected_log_likelihood: Tensor | None
+    variance_log_likelihood: Tensor | None
+    num_evaluations: float
+    warnings: tuple[str, ...]
+
+
+def log_likelihood_trace(ladder: Ladder) -> Tensor:
+    """Return the trace (S, K, M, B) in float64, after checking that the ladder can serve an integral over t.
+
+    Raises:
+        InputError: no trace, no rung at t = 0, fewer than two draws, or values that are not finite.
+    """
+    trace = ladder.log_likelihood_trace
+    if trace is None:
+        raise InputError("`ladder` must hold a `log_likelihood_trace`; sample it with trace=True.")
+    if not ladder.has_prior_rung:
+        raise InputError("`ladder` must hold draws of each image at t = 0; sample it without a shared prior.")
+    if trace.shape[0] * trace.shape[2] < 2:
+        raise InputError("`ladder` must hold at least 2 draws on each rung, got 1.")
+    if not trace.isfinite().all():
+        raise InputError("`log_likelihood_trace` must be finite, got a value that is not.")
+    return trace.detach().double()
+
+
+def log_mean_exp(values: Tensor, dim: int | tuple[int, ...]) -> Tensor:
+    """Return log of the mean of exp(values) over `dim`."""
+    dims = (dim,) if isinstance(dim, int) else dim
+    count = torch.tensor([values.shape[d] for d in dims], dtype=values.dtype, device=values.device).prod()
+    return values.logsumexp(dim) - count.log()

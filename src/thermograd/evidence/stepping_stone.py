@@ -1,0 +1,66 @@
+r"""Stepping-stone sampling: a product of short importance-sampling steps between neighbouring rungs.
+
+    log p(x) = sum_k log E_{t_k}[exp(Δt_k l)],    Δt_k = t_{k+1} - t_k, over all rungs but the last
+
+There is no quadrature error. With stationary draws and rungs independent of each other exp(estimate) is
+unbiased, so the estimate itself lies low, by about half its variance.
+
+References:
+    Xie, Lewis, Fan, Kuo, Chen (2011), Improving marginal likelihood estimation for Bayesian phylogenetic model
+        selection. Systematic Biology.
+"""
+
+import torch
+
+from thermograd.evidence.result import Evidence, log_likelihood_trace, log_mean_exp
+from thermograd.samplers.diagnostics import ladder_warnings, monte_carlo_error
+from thermograd.samplers.ladder import Ladder
+
+SPREAD_LIMIT = 1.5
+
+
+def stepping_stone(ladder: Ladder) -> Evidence:
+    """Estimate log p(x) by stepping stones.
+
+    The standard error is that of the linearised estimate (the delta method): at each step and chain the sum over
+    rungs of exp(Δt_k l) / mean - 1, as one time series, so that rungs coupled by exchange count as coupled.
+
+    Args:
+        ladder: draws with `log_likelihood_trace`.
+
+    Raises:
+        InputError: a ladder without trace or without its lower end, or too few draws.
+    """
+    trace = log_likelihood_trace(ladder)
+    t = ladder.inverse_temperatures.double()
+    log_weights = t.diff().view(-1, 1, 1) * trace[:, :-1]
+    log_ratio = log_mean_exp(log_weights, (0, 2))
+    relative = (log_weights - log_ratio.unsqueeze(1)).exp() - 1
+    expected, draws = trace.mean((0, 2)), trace.transpose(1, 2).flatten(0, 1)
+    variance = draws.var(0)
+    return Evidence(
+        method="stepping-stone",
+        log_evidence=log_ratio.sum(0),
+        monte_carlo_error=monte_carlo_error(relative.sum(1)),
+        quadrature_error=torch.zeros_like(log_ratio[0]),
+        lower=None,
+        upper=None,
+        inverse_temperatures=t,
+        expected_log_likelihood=expected,
+        variance_log_likelihood=variance,
+        num_evaluations=ladder.num_evaluations,
+        warnings=(*ladder_warnings(ladder), *_spread_warnings(t, variance)),
+    )
+
+
+def _spread_warnings(t: torch.Tensor, variance: torch.Tensor) -> list[str]:
+    """Return a line if the exponents spread so far that a mean of exponentials hangs on a few draws."""
+    spread = (t.diff().unsqueeze(-1) * variance[:-1].sqrt()).median(-1).values
+    if not (spread > SPREAD_LIMIT).any():
+        return []
+    rung = int(spread.argmax())
+    return [
+        f"exponents of the step from t = {float(t[rung]):.3g} to {float(t[rung + 1]):.3g} have standard "
+        f"deviation {float(spread[rung]):.1f}, above {SPREAD_LIMIT}: the estimate is skewed and its error bar "
+        f"too small; use more rungs."
+    ]

@@ -1,84 +1,270 @@
-"""Scores of a trained run on a split of its data, written to evaluation.json."""
+"""Scores of a trained run on a split of its data, kept in evaluation.json.
+
+Every number says what it was measured on: split, counts, seed, checkpoint, and for a distance the feature network with
+the hash of its weights. Beside each distance stands its floor, the distance between two halves of the reference.
+"""
 
 import json
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from thermograd.checkpoint import write_atomically
-from thermograd.generation import sample_images, sample_posterior
-from thermograd.pictures import pairs_grid, save_png
+from thermograd.data import ImageDataset, load_dataset, load_user_images, to_tensor
+from thermograd.errors import InputError
+from thermograd.evidence import estimate_evidence
+from thermograd.generation import Samples, sample_images, sample_posterior
+from thermograd.metrics import (
+    EfficientNetFeatures,
+    FeatureExtractor,
+    InceptionFeatures,
+    Reference,
+    classifier_features,
+    floor,
+    nearest_neighbours,
+    score_images,
+)
+from thermograd.pictures import image_grid, pairs_grid, save_png
 from thermograd.run import Run, batch_images
+from thermograd.streams import stream
+
+Extractor = Literal["auto", "classifier", "efficientnet", "inception", "none"]
 
 
-def evaluate_run(
-    run: Run, *, split: str = "test", num_images: int | None = None, seed: int = 0, batch_size: int = 250
-) -> dict[str, Any]:
-    """Score a run: reconstruction by posterior chains, and energies of posterior against prior draws.
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """What to measure.
+
+    Attributes:
+        split: "train" or "test": of reconstruction, energies, evidence and the first of the distances.
+        num_images: for reconstruction and energies, the first so many of the split.
+        num_samples: images drawn from the model; None for as many as the test split has, at most 10,000.
+        num_evidence: images whose log p(x) is estimated; 0 for none.
+        extractor: feature network of the distances; "auto" takes a classifier of the data where there are labels.
+        weights: file with the weights of the true Inception, for "inception".
+        variant: "full" or "quick" distances.
+        seed: of every random stream of the evaluation.
+        batch_size: images at once.
+    """
+
+    split: str = "test"
+    num_images: int = 1000
+    num_samples: int | None = None
+    num_evidence: int = 100
+    extractor: Extractor = "auto"
+    weights: Path | None = None
+    variant: Literal["full", "quick"] = "full"
+    seed: int = 0
+    batch_size: int = 250
+
+
+def evaluate_run(run: Run, settings: EvaluationSettings) -> dict[str, Any]:
+    """Measure a run and add the record to its evaluation.json.
 
     Posterior chains are those of `sample_posterior`, whatever chains trained the model. The reconstruction is that of
     one posterior draw an image; its error is a mean over pixels in [-1, 1].
 
     Args:
         run: what `load_run` returned.
-        split: "train" or "test".
-        num_images: the first so many of the split; None for all, at most 1,000.
-        seed: of the evaluation's random streams.
-        batch_size: images at once.
+        settings: what to measure.
 
     Returns:
-        The record that is added to evaluation.json.
+        The record: what was measured, on what, `values` by name (mean, standard error over images, unit) and
+        `distances` (a list of `DistanceRecord` as dictionaries, floors among them).
     """
-    data = run.data(split)
-    count = min(num_images or 1000, len(data))
-    model, settings = run.model, run.config.posterior_chains
-    device = next(model.parameters()).device
-    parts: dict[str, list[Tensor]] = {"error": [], "log_likelihood": [], "energy": []}
-    acceptance = []
-    for first in range(0, count, batch_size):
-        index = range(first, min(first + batch_size, count))
-        x = batch_images(run.config, data, index, 0, device)
-        posterior = sample_posterior(model, x, seed, step_size=settings.step_size, step=first)
-        images = model.decode(posterior.latents[-1, 0])
-        originals = 2 * x - 1 if model.likelihood == "bernoulli" else x
-        if first == 0:
-            pairs = pairs_grid(originals[:64], images[:64])
-            save_png(pairs, run.folder / "samples" / f"reconstructions_{split}.png")
-        parts["error"].append((images - originals).square().mean((1, 2, 3)))
-        parts["log_likelihood"].append(posterior.log_likelihood[-1, 0])
-        parts["energy"].append(posterior.energy[-1, 0])
-        if posterior.acceptance is not None:
-            acceptance.append(float(posterior.acceptance[-1]))
-    prior = sample_images(model, run.config.prior_chains, count, seed)
+    splits = {split: run.data(split) for split in ("train", "test")}
+    data = splits[settings.split]
+    values = _posterior_values(run, data, settings)
+    num_samples = settings.num_samples or min(len(splits["test"]), 10_000)
+    samples = sample_images(run.model, run.config.prior_chains, num_samples, settings.seed)
+    values["energy_prior"] = _mean(samples.energy, "nats")
+    if settings.num_evidence:
+        values |= _evidence_values(run, data, settings)
+    folder = run.folder / "samples"
+    save_png(image_grid(samples.images[:64]), folder / f"samples_{run.checkpoint.path.name}.png")
+    values |= _neighbour_values(run, samples, splits, folder)
     record = {
         "dataset": data.name,
-        "split": split,
-        "num_images": count,
-        "seed": seed,
+        "split": settings.split,
+        "num_images": min(settings.num_images, len(data)),
+        "num_samples": num_samples,
+        "seed": settings.seed,
         "checkpoint": run.checkpoint.path.name,
+        "step": run.checkpoint.step,
         "epoch": run.checkpoint.state["epoch"] + 1,
-        "posterior_acceptance": sum(acceptance) / len(acceptance),
-        "values": {
-            "reconstruction_mean_square_error": _mean(torch.cat(parts["error"]), "pixels in [-1, 1]"),
-            "log_likelihood_at_posterior_draws": _mean(torch.cat(parts["log_likelihood"]), "nats"),
-            "energy_posterior": _mean(torch.cat(parts["energy"]), "nats"),
-            "energy_prior": _mean(prior.energy, "nats"),
-        },
+        "values": values,
+        "distances": _distances(run, samples, splits, settings),
     }
-    _append(run, record)
+    add_record(run.folder, record)
     return record
 
 
-def _mean(values: Tensor, unit: str) -> dict[str, Any]:
-    """Return the mean over images with its standard error, which one image does not have."""
-    error = float(values.std() / len(values) ** 0.5) if len(values) > 1 else None
-    return {"mean": float(values.mean()), "standard_error": error, "unit": unit}
-
-
-def _append(run: Run, record: dict[str, Any]) -> None:
-    file = run.folder / "evaluation.json"
-    records = json.loads(file.read_text()) if file.exists() else []
-    key = ("split", "checkpoint", "seed", "num_images")
-    records = [old for old in records if any(old[name] != record[name] for name in key)]
+def add_record(folder: Path, record: dict[str, Any]) -> None:
+    """Add a record to evaluation.json, in place of one of the same checkpoint, split, seed and counts."""
+    file = folder / "evaluation.json"
+    key = ("split", "checkpoint", "seed", "num_images", "num_samples")
+    records = [old for old in read_evaluation(folder) if any(old.get(name) != record[name] for name in key)]
     write_atomically(file, json.dumps([*records, record], indent=1))
+
+
+def read_evaluation(folder: Path) -> list[dict[str, Any]]:
+    """Return the records of evaluation.json, oldest first; none where the run was never evaluated."""
+    file = folder / "evaluation.json"
+    return json.loads(file.read_text()) if file.is_file() else []
+
+
+def _posterior_values(run: Run, data: ImageDataset, settings: EvaluationSettings) -> dict[str, Any]:
+    model, device = run.model, next(run.model.parameters()).device
+    count = min(settings.num_images, len(data))
+    parts: dict[str, list[Tensor]] = {"error": [], "log_likelihood": [], "energy": []}
+    for first in range(0, count, settings.batch_size):
+        x = batch_images(run.config, data, range(first, min(first + settings.batch_size, count)), 0, device)
+        posterior = sample_posterior(
+            model, x, settings.seed, step_size=run.config.posterior_chains.step_size, step=first
+        )
+        images = model.decode(posterior.latents[-1, 0])
+        originals = 2 * x - 1 if model.likelihood == "bernoulli" else x
+        if first == 0:
+            file = run.folder / "samples" / f"reconstructions_{settings.split}.png"
+            save_png(pairs_grid(originals[:64], images[:64]), file)
+        parts["error"].append((images - originals).square().mean((1, 2, 3)))
+        parts["log_likelihood"].append(posterior.log_likelihood[-1, 0])
+        parts["energy"].append(posterior.energy[-1, 0])
+    return {
+        "reconstruction_mean_square_error": _mean(torch.cat(parts["error"]), "pixels in [-1, 1]"),
+        "log_likelihood_at_posterior_draws": _mean(torch.cat(parts["log_likelihood"]), "nats"),
+        "energy_posterior": _mean(torch.cat(parts["energy"]), "nats"),
+    }
+
+
+def _evidence_values(run: Run, data: ImageDataset, settings: EvaluationSettings) -> dict[str, Any]:
+    device = next(run.model.parameters()).device
+    x = batch_images(run.config, data, range(min(settings.num_evidence, len(data))), 0, device)
+    generator = stream(settings.seed, "evaluation-evidence", 0, device)
+    evidence = estimate_evidence(run.model, x, generator=generator)
+    value = _mean(evidence.log_evidence, "nats")
+    value["monte_carlo_error"] = float(evidence.monte_carlo_error.square().mean().sqrt() / len(x) ** 0.5)
+    value["quadrature_error"] = float(evidence.quadrature_error.mean())
+    value["num_images"] = len(x)
+    value["num_evaluations"] = evidence.num_evaluations
+    value["warnings"] = list(evidence.warnings)
+    return {"log_evidence": value}
+
+
+def _neighbour_values(
+    run: Run, samples: Samples, splits: dict[str, ImageDataset], folder: Path, count: int = 200
+) -> dict[str, Any]:
+    """Compare how near samples and test images are to the training images: nearer samples hint at copies."""
+    train = to_tensor(splits["train"].images)
+    queries = {"samples": samples.images[:count].cpu(), "test": to_tensor(splits["test"].images[:count])}
+    found = {name: nearest_neighbours(images, train) for name, images in queries.items()}
+    nearest = train[found["samples"].indices[:32, 0]]
+    save_png(pairs_grid(queries["samples"][:32], nearest), folder / "nearest_training_images.png")
+    return {
+        f"distance_to_nearest_training_image_{name}": _mean(neighbours.distances[:, 0], "pixels in [-1, 1]")
+        for name, neighbours in found.items()
+    }
+
+
+# --- distances ---
+
+
+def make_extractor(
+    name: str, data: str, splits: dict[str, ImageDataset], weights: Path | None = None
+) -> FeatureExtractor | None:
+    """Return the feature network that a user names, or None for "none".
+
+    Raises:
+        InputError: a classifier of images without labels, or weights that are not installed.
+    """
+    labelled = all(split.labels is not None for split in splits.values())
+    if name == "auto":
+        name = "classifier" if labelled else "efficientnet"
+    if name == "none":
+        return None
+    if name == "efficientnet":
+        return EfficientNetFeatures(weights)
+    if name == "inception":
+        return InceptionFeatures(weights)
+    train, test = splits["train"], splits["test"]
+    if train.labels is None or test.labels is None:
+        raise InputError(
+            f"`distance` classifier needs labels, and {data} has none; try --distance efficientnet."
+        )
+    return classifier_features(
+        data, train.images, train.labels, test.images, test.labels, fingerprint=train.fingerprint
+    )
+
+
+def _distances(
+    run: Run, samples: Samples, splits: dict[str, ImageDataset], settings: EvaluationSettings
+) -> list[dict[str, Any]]:
+    """Return the distances of samples to both splits, each with its floor."""
+    if settings.extractor == "none":
+        return []
+    # The classifier learns from the whole data set, however few images the run was trained on.
+    full = splits
+    if run.config.data.num_images is not None and run.config.data.path is None:
+        full = {split: load_dataset(run.config.data.name, split) for split in splits}
+    extractor = make_extractor(settings.extractor, splits["test"].name, full, settings.weights)
+    if extractor is None:
+        return []
+    records = []
+    for split in ("test", "train"):
+        reference = Reference(f"{splits[split].name}:{split}", splits[split].images)
+        records += score_images(
+            _batches(samples.images, settings.batch_size),
+            reference,
+            extractor,
+            seed=settings.seed,
+            variant=settings.variant,
+            epoch=run.checkpoint.state["epoch"] + 1,
+            step=run.checkpoint.step,
+        )
+        records += floor(reference, extractor, seed=settings.seed, variant=settings.variant)
+    return [asdict(record) for record in records]
+
+
+def score_folder(images: Path, reference: str, settings: EvaluationSettings) -> dict[str, Any]:
+    """Score any folder or file of images against a split of a data set.
+
+    Args:
+        images: a folder of images, or a .npy, .npz, idx or HDF5 file; all its images are scored.
+        reference: "NAME:SPLIT" of the catalogue, e.g. "mnist:test".
+        settings: extractor, variant and seed are read.
+
+    Raises:
+        InputError: a reference that is not NAME:SPLIT, or images that do not fit it.
+    """
+    name, _, split = reference.partition(":")
+    if split not in ("train", "test"):
+        raise InputError(f"`reference` must be NAME:train or NAME:test, got {reference!r}.")
+    splits = {each: load_dataset(name, each) for each in ("train", "test")}
+    scored = np.concatenate([load_user_images(images, each).images for each in ("train", "test")])
+    extractor = make_extractor(settings.extractor, name, splits, settings.weights)
+    if extractor is None:
+        raise InputError("`distance` must name a feature network to score images, got none.")
+    target = Reference(reference, splits[split].images)
+    records = score_images(scored, target, extractor, seed=settings.seed, variant=settings.variant)
+    records += floor(target, extractor, seed=settings.seed, variant=settings.variant)
+    return {
+        "images": str(images),
+        "num_images": len(scored),
+        "reference": reference,
+        "distances": [asdict(record) for record in records],
+    }
+
+
+def _batches(images: Tensor, size: int) -> Iterator[Tensor]:
+    yield from images.split(size)
+
+
+def _mean(values: Tensor, unit: str) -> dict[str, Any]:
+    """Return the mean over images with its standard error."""
+    error = float(values.std() / len(values) ** 0.5) if len(values) > 1 else float("nan")
+    return {"mean": float(values.mean()), "standard_error": error, "unit": unit}

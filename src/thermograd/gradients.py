@@ -20,8 +20,8 @@ serves all of them, and a new estimator is one function from a `Ladder` to W. No
 
 "Detached" holds the draws fixed while differentiating, so it is NOT the gradient of log p(x): p_t depends on b too.
 Its continuum ascends J = ∫ (-ln t) E_t[l] dt. "Complete" adds what is missing: d/dt (t E_t[∇l]) = E_t[∇l] +
-t Cov_t(l, ∇l) telescopes to E_1[∇l], so exact thermodynamic integration gives the maximum-likelihood gradient back. Detached for
-the generator with the contrast for the prior is the gradient of no single objective.
+t Cov_t(l, ∇l) telescopes to E_1[∇l], so exact thermodynamic integration gives the maximum-likelihood gradient
+back. Detached for the generator with the contrast for the prior is the gradient of no single objective.
 
 References:
     Pang, Han, Nijkamp, Zhu, Wu (2020), Learning latent space energy-based prior model.
@@ -46,7 +46,7 @@ from thermograd.samplers.target import chunks
 
 
 class Limit(NamedTuple):
-    """What a generator rule estimates: sum over k of c[k] E_k[∇l] + d[k] Cov_k(l, ∇l), both (K,)."""
+    """What a rule estimates: sum over k of c[k] E_k[∇l] + d[k] Cov_k(l, ∇l), with ∇E for the prior; both (K,)."""
 
     expectation: Tensor
     covariance: Tensor
@@ -81,12 +81,14 @@ class PriorRule:
     Attributes:
         name: as users write it.
         weights: from a ladder to (V (K, M, B), U (M0,) or None).
+        limit: from inverse temperatures (K,) to the rule's mean, sum over k of c[k] E_k[∇E] + d[k] Cov_k(l, ∇E).
         min_chains: the fewest chains M with which it is defined.
         needs_ladder: whether it reads rungs strictly between 0 and 1.
     """
 
     name: str
     weights: Callable[[Ladder], tuple[Tensor, Tensor | None]]
+    limit: Callable[[Tensor], Limit]
     min_chains: int = 1
     needs_ladder: bool = True
 
@@ -213,6 +215,25 @@ def _limit_right_sum(t: Tensor) -> Limit:
     return Limit(torch.cat([t.new_zeros(1), t.diff()]), torch.zeros_like(t))
 
 
+def _limit_contrast(t: Tensor) -> Limit:
+    ends = torch.zeros_like(t)
+    ends[0], ends[-1] = 1, -1
+    return Limit(ends, torch.zeros_like(t))
+
+
+def _limit_covariance(t: Tensor) -> Limit:
+    return Limit(torch.zeros_like(t), -trapezoid_weights(t))
+
+
+def _limit_detached_objective(t: Tensor) -> Limit:
+    weights = trapezoid_weights(t)
+    expectation, covariance = torch.zeros_like(t), torch.zeros_like(t)
+    expectation[1:] = -weights[1:] / t[1:]
+    expectation[0] = -expectation[1:].sum()
+    covariance[0] = -weights[0]
+    return Limit(expectation, covariance)
+
+
 ESTIMATORS: dict[str, Estimator] = {
     estimator.name: estimator
     for estimator in (
@@ -234,9 +255,9 @@ ESTIMATORS: dict[str, Estimator] = {
 PRIOR_RULES: dict[str, PriorRule] = {
     rule.name: rule
     for rule in (
-        PriorRule("contrast", contrast, needs_ladder=False),
-        PriorRule("covariance", covariance, min_chains=2),
-        PriorRule("detached-objective", detached_objective, min_chains=2),
+        PriorRule("contrast", contrast, _limit_contrast, needs_ladder=False),
+        PriorRule("covariance", covariance, _limit_covariance, min_chains=2),
+        PriorRule("detached-objective", detached_objective, _limit_detached_objective, min_chains=2),
     )
 }
 """Every estimator of the prior's gradient."""
@@ -249,8 +270,13 @@ def compute_weights(ladder: Ladder, estimator: Estimator, prior_rule: PriorRule)
     """Apply an estimator and a prior rule to a ladder.
 
     Raises:
-        InputError: too few chains, or no rung at t = 0 for a rule that needs the whole ladder.
+        InputError: too few chains, no rung at t = 0 for a rule that needs the whole ladder, or no draws at t = 0
+            at all.
     """
+    if not ladder.has_prior_rung and ladder.prior_latents is None:
+        raise InputError(
+            "`ladder` must hold draws at t = 0, a rung of each image or `prior_latents`, got neither."
+        )
     for rule in (estimator, prior_rule):
         if ladder.num_chains < rule.min_chains:
             raise InputError(
@@ -295,6 +321,7 @@ def _half(ladder: Ladder, which: int) -> Ladder:
     return ladder.chains(slice(which * half, (which + 1) * half)).prior_half(which)
 
 
+@torch.enable_grad()
 def learning_gradient(
     model: LatentModel, x: Tensor, ladder: Ladder, weights: Weights, chunk_size: int | None = None
 ) -> dict[str, Tensor]:
@@ -323,14 +350,14 @@ def learning_gradient(
                 total[name] += gradient
 
     num_images, latent_dim = ladder.num_images, ladder.latents.shape[-1]
-    flat_weights = weights.log_likelihood.reshape(-1, num_images)
+    flat_weights = weights.log_likelihood.detach().reshape(-1, num_images)
     used = flat_weights.ne(0).any(1)  # rungs without weight cost nothing
     rows, row_weights = ladder.latents.reshape(-1, num_images, latent_dim)[used], flat_weights[used]
     size = rows[..., 0].numel() if chunk_size is None else chunk_size
     for row, column in chunks(len(rows), num_images, max(size, 1)):
         accumulate((row_weights[row, column] * model.log_likelihood(x[column], rows[row, column])).sum())
 
-    latents, energy_weights = ladder.latents.reshape(-1, latent_dim), weights.energy.reshape(-1)
+    latents, energy_weights = ladder.latents.reshape(-1, latent_dim), weights.energy.detach().reshape(-1)
     if weights.shared_energy is not None and ladder.prior_latents is not None:
         latents = torch.cat([latents, ladder.prior_latents])
         energy_weights = torch.cat([energy_weights, weights.shared_energy])

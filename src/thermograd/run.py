@@ -366,12 +366,16 @@ def environment(device: torch.device) -> dict[str, Any]:
     """Return versions, commit and machine: what a reader needs to make the numbers again."""
     names = ("torch", "numpy", "scipy", "torchmetrics", "safetensors", "pydantic")
     here = Path(__file__).parent
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=False
-    )
+    try:
+        asked = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=False
+        )
+        commit = asked.stdout.strip() or None
+    except OSError:  # a machine without git
+        commit = None
     return {
         "thermograd": __version__,
-        "commit": commit.stdout.strip() or None,
+        "commit": commit,
         "python": platform.python_version(),
         "platform": platform.platform(),
         "processor": processor_name(),
@@ -444,7 +448,8 @@ def _claim(folder: Path, config: RunConfig, requested: Mapping[str, Any], overwr
 
     if folder.exists() and not folder.is_dir():
         raise InputError(f"`out` {folder} is a file, not a folder.")
-    if overwrite and (folder / "config.yaml").exists():
+    replaced = overwrite and (folder / "config.yaml").exists()
+    if replaced:
         _remove_run(folder)
     if (folder / "config.yaml").exists():
         held = read_config(folder)
@@ -457,7 +462,7 @@ def _claim(folder: Path, config: RunConfig, requested: Mapping[str, Any], overwr
     # A run that was killed before its config was written has left no more than these.
     begun = {"requested.yaml", "environment.json"}
     begun |= {f".writing_{name}" for name in (*begun, "config.yaml")}
-    if folder.exists() and {path.name for path in folder.iterdir()} - begun:
+    if folder.exists() and not replaced and {path.name for path in folder.iterdir()} - begun:
         raise InputError(f"`out` {folder} is not empty and holds no run.")
     facts = environment(resolve_device(config.compute.device))
     try:

@@ -33,6 +33,8 @@ for command in (
     train.resume,
     measure.sample,
     measure.evaluate,
+    measure.compare,
+    measure.evidence,
     data.data,
     doctor.doctor,
 ):
@@ -48,15 +50,16 @@ def run(arguments: list[str]) -> int:
     """Run the command line and return its exit code."""
     debug = "--debug" in arguments
     try:
-        app.main([word for word in arguments if word != "--debug"], standalone_mode=False)
+        # Without its standalone mode click returns the code of an `Exit` instead of raising it.
+        code = app.main([word for word in arguments if word != "--debug"], standalone_mode=False)
     except click.exceptions.Exit as stop:
         return stop.exit_code
     except click.Abort:
         return _fail("stopped.", 130, debug)
-    except click.exceptions.NoArgsIsHelpError as error:
-        print(error.format_message(), file=sys.stderr)
-        return 2
     except click.ClickException as error:
+        if error.format_message().startswith("Usage:"):  # a group without a verb: its help, as it is laid out
+            print(error.format_message(), file=sys.stderr)
+            return 2
         return _fail(" ".join(error.format_message().split()), 2, debug)
     except InputError as error:
         return _fail(str(error), 2, debug)
@@ -71,7 +74,7 @@ def run(arguments: list[str]) -> int:
     except Exception as error:
         message = " ".join(f"{type(error).__name__}: {error}".split())
         return _fail(f"a defect of thermograd, please report it with --debug: {message}", 1, debug)
-    return 0
+    return code if isinstance(code, int) else 0
 
 
 def _fail(message: str, code: int, debug: bool) -> int:

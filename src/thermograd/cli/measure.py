@@ -1,23 +1,23 @@
-"""`thermograd sample` and `thermograd evaluate`."""
+"""`thermograd sample`, `evaluate`, `compare` and `evidence`."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from thermograd.cli.common import emit, folder_argument, json_option, print_table
+from thermograd.errors import InputError
 
 positive = click.IntRange(min=1)
+not_negative = click.IntRange(min=0)
+path = click.Path(path_type=Path)
 
 
 @click.command()
 @folder_argument
 @click.option("--num", default=64, type=positive, show_default=True, help="Images to draw.")
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="PNG file [default: DIR/samples/samples.png].",
-)
-@click.option("--seed", default=0, type=click.IntRange(min=0), show_default=True)
+@click.option("--out", type=path, help="PNG file [default: DIR/samples/samples.png].")
+@click.option("--seed", default=0, type=not_negative, show_default=True)
 @click.option("--checkpoint", help="Name of a checkpoint [default: the last].")
 @json_option
 def sample(
@@ -37,20 +37,191 @@ def sample(
 
 
 @click.command()
-@folder_argument
+@click.argument("folder", metavar="[DIR]", type=path, required=False)
 @click.option("--split", default="test", type=click.Choice(["train", "test"]), show_default=True)
-@click.option("--num", type=positive, help="Images to use [default: all of the split, at most 1,000].")
-@click.option("--seed", default=0, type=click.IntRange(min=0), show_default=True)
+@click.option("--checkpoint", default="last", show_default=True, help="last, all, or a name.")
+@click.option("--num", default=1000, type=positive, show_default=True, help="Images to reconstruct, at most.")
+@click.option("--num-samples", type=positive, help="Images to draw [default: as many as the test split].")
+@click.option(
+    "--evidence", default=100, type=not_negative, show_default=True, help="Images to estimate log p(x) of."
+)
+@click.option(
+    "--distance",
+    default="auto",
+    type=click.Choice(["auto", "classifier", "efficientnet", "inception", "none"]),
+    show_default=True,
+    help="Feature network of the image distances.",
+)
+@click.option("--weights", type=path, help="File with the weights of the Inception or EfficientNet.")
+@click.option("--quick", is_flag=True, help="Distances from 1,000 images.")
+@click.option("--seed", default=0, type=not_negative, show_default=True)
+@click.option("--images", type=path, help="Score these images instead of a run.")
+@click.option("--reference", help="Data set and split to score --images against, e.g. mnist:test.")
 @json_option
-def evaluate(folder: Path, split: str, num: int | None, seed: int, as_json: bool) -> None:
-    """Score the model in DIR on a split: reconstruction, and energies of posterior against prior draws."""
-    from thermograd.evaluation import evaluate_run
+def evaluate(
+    folder: Path | None,
+    split: str,
+    checkpoint: str,
+    num: int,
+    num_samples: int | None,
+    evidence: int,
+    distance: Any,
+    weights: Path | None,
+    quick: bool,
+    seed: int,
+    images: Path | None,
+    reference: str | None,
+    as_json: bool,
+) -> None:
+    """Score the model in DIR on a split, or any folder of images with --images and --reference.
+
+    Reconstruction, energies, log p(x) with its error, distances of samples to test and train images with their
+    floor, and the nearest training images. Everything is added to DIR/evaluation.json.
+    """
+    from thermograd.evaluation import EvaluationSettings, evaluate_run, score_folder
     from thermograd.run import load_run
 
-    record = evaluate_run(load_run(folder), split=split, num_images=num, seed=seed)
+    settings = EvaluationSettings(
+        split=split,
+        num_images=num,
+        num_samples=num_samples,
+        num_evidence=evidence,
+        extractor=distance,
+        weights=weights,
+        variant="quick" if quick else "full",
+        seed=seed,
+    )
+    if (folder is None) == (images is None):
+        raise InputError("`evaluate` takes either a run folder or --images with --reference.")
+    if images is not None:
+        if reference is None:
+            raise InputError("`--reference` must be given with --images, e.g. mnist:test.")
+        record = score_folder(images, reference, settings)
+        emit(record, as_json, lambda: _print_distances(record["distances"]))
+        return
+    assert folder is not None  # for the type checker: one of the two is given
+    records = [evaluate_run(load_run(folder, name), settings) for name in _checkpoints(folder, checkpoint)]
+
+    def text() -> None:
+        for record in records:
+            _print_record(record)
+        click.echo(f"Kept in {folder / 'evaluation.json'}; pictures in {folder / 'samples'}")
+
+    emit({"records": records}, as_json, text)
+
+
+def _checkpoints(folder: Path, which: str) -> list[str | None]:
+    from thermograd.checkpoint import list_checkpoints
+
+    if which == "all":
+        found = [path.name for path in list_checkpoints(folder / "checkpoints")]
+        if not found:
+            raise InputError(f"`run` {folder} has no checkpoint yet.")
+        return list(found)
+    return [None if which == "last" else which]
+
+
+def _print_record(record: dict[str, Any]) -> None:
+    rows = [
+        (name.replace("_", " "), f"{value['mean']:.5g}", f"{value['standard_error']:.2g}", value["unit"])
+        for name, value in record["values"].items()
+    ]
+    title = f"{record['dataset']}:{record['split']}, {record['checkpoint']} (epoch {record['epoch']})"
+    print_table(title, ("quantity", "mean", "standard error", "unit"), rows)
+    evidence = record["values"].get("log_evidence")
+    for line in evidence["warnings"] if evidence else []:
+        click.echo(f"warning: {line}", err=True)
+    if record["distances"]:
+        _print_distances(record["distances"])
+
+
+def _print_distances(distances: list[dict[str, Any]]) -> None:
+    """Print each distance with its floor, the distance of two halves of the reference, beside it."""
+    floors = {(d["name"], d["reference"]): d for d in distances if d["is_floor"]}
     rows = []
-    for name, value in record["values"].items():
-        error = "-" if value["standard_error"] is None else f"{value['standard_error']:.2g}"
-        rows.append((name.replace("_", " "), f"{value['mean']:.5g}", error, value["unit"]))
-    title = f"{record['dataset']}:{split}, {record['num_images']} images, {record['checkpoint']}"
-    emit(record, as_json, lambda: print_table(title, ("quantity", "mean", "standard error", "unit"), rows))
+    for d in distances:
+        if d["is_floor"]:
+            continue
+        floor = floors.get((d["name"], d["reference"]))
+        rows.append(
+            (
+                d["name"],
+                d["reference"],
+                f"{d['value']:.4g} ± {d['standard_error']:.2g}",
+                "" if floor is None else f"{floor['value']:.4g} ± {floor['standard_error']:.2g}",
+                f"{d['num_fake']} : {d['num_reference']}",
+            )
+        )
+    columns = ("distance", "reference", "value ± standard error", "floor", "images : reference")
+    print_table("Distances of samples, and the floor that real images reach", columns, rows)
+
+
+@click.command()
+@click.argument("folders", metavar="DIR DIR ...", type=path, nargs=-1)
+@json_option
+def compare(folders: tuple[Path, ...], as_json: bool) -> None:
+    """Put evaluated runs side by side, with 95 % intervals."""
+    from thermograd.comparison import compare_runs
+
+    record = compare_runs(folders)
+
+    def text() -> None:
+        columns = ["quantity"] + [f"{run['folder']} ({run['estimator']})" for run in record["runs"]]
+        rows = [
+            [name.replace("_", " ")]
+            + [
+                "-" if r is None else f"{r['value']:.5g} [{r['low']:.5g}, {r['high']:.5g}]"
+                for r in row["runs"]
+            ]
+            for name, row in record["quantities"].items()
+        ]
+        print_table(f"{record['dataset']}:{record['split']}, value [95 % interval]", columns, rows)
+
+    emit(record, as_json, text)
+
+
+@click.command()
+@folder_argument
+@click.option("--split", default="test", type=click.Choice(["train", "test"]), show_default=True)
+@click.option("--num", default=100, type=positive, show_default=True, help="Images.")
+@click.option(
+    "--method",
+    default="thermodynamic",
+    type=click.Choice(
+        ["thermodynamic", "thermodynamic-plain", "stepping-stone", "annealed-importance-sampling"]
+    ),
+    show_default=True,
+)
+@click.option("--num-rungs", default=10, type=click.IntRange(min=3), show_default=True)
+@click.option("--num-steps", default=69, type=positive, show_default=True, help="Draws on each rung.")
+@click.option("--seed", default=0, type=not_negative, show_default=True)
+@json_option
+def evidence(
+    folder: Path, split: str, num: int, method: Any, num_rungs: int, num_steps: int, seed: int, as_json: bool
+) -> None:
+    """Estimate log p(x) of images, each with its error bars; writes a table and a picture of E_t[l]."""
+    from thermograd.evidence_table import evidence_of_run
+    from thermograd.run import load_run
+
+    record = evidence_of_run(
+        load_run(folder),
+        split=split,
+        num_images=num,
+        method=method,
+        num_rungs=num_rungs,
+        num_steps=num_steps,
+        seed=seed,
+    )
+    rows = [
+        (name.replace("_", " "), f"{value:.5g}" if isinstance(value, float) else value)
+        for name, value in record.items()
+        if name not in ("warnings", "files")
+    ]
+
+    def text() -> None:
+        print_table("log p(x) in nats, mean over images", ("what", "value"), rows)
+        for line in record["warnings"]:
+            click.echo(f"warning: {line}", err=True)
+        click.echo("\n".join(record["files"]))
+
+    emit(record, as_json, text)

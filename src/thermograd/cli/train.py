@@ -99,7 +99,7 @@ def _train(
     if state == "stopped":
         print(f"Stopped and saved. Go on with: thermograd resume {folder}", file=sys.stderr)
         raise click.exceptions.Exit(130)
-    last = read_metrics(folder)[-1]
+    last = (read_metrics(folder) or [{}])[-1]
     pictures = sorted(
         str(path) for path in (folder / "samples").glob(f"*_epoch_{config.training.num_epochs:04d}.png")
     )

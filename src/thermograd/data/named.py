@@ -127,7 +127,7 @@ def verify_dataset(name: str) -> list[FileCheck]:
         InputError: for an unknown name, or if the data set is not on this machine.
     """
     entry = catalogue_entry(name)
-    checks = {}
+    checks: dict[Path, FileCheck] = {}
     for split, sources in entry.files.items():
         paths = locate(entry, split)
         if paths is not None:

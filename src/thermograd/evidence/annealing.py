@@ -103,6 +103,7 @@ def annealed_importance_sampling(
         InputError: a bad schedule, fewer than 2 chains, or prior draws of another shape.
     """
     shape = (num_chains, len(x))
+    target: Target
     if exact_prior_latents is None:
         target, start = FromBase(model, x, chunk_size), model.sample_base(shape, generator)
     else:

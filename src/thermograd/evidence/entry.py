@@ -228,13 +228,13 @@ def _anneal(
     chunk_size: int | None,
 ) -> Evidence:
     """Anneal along the pilot's schedule, refined, with as many evaluations as a ladder of `num_draws` a rung."""
-    coarse = pilot.inverse_temperatures
+    coarse = pilot.inverse_temperatures.double().cpu()
     num_chains = ANNEALED_CHAINS if exact_prior_latents is None else len(exact_prior_latents)
     num_temperatures = max(len(coarse), len(coarse) * num_draws // num_chains)
     place = torch.linspace(0, len(coarse) - 1, num_temperatures, dtype=torch.float64)
     below = place.floor().long().clamp(max=len(coarse) - 2)
     share = place - below
-    t = torch.lerp(coarse[below].double(), coarse[below + 1].double(), share)
+    t = torch.lerp(coarse[below], coarse[below + 1], share)
     t[-1] = 1.0
     sizes = torch.as_tensor(pilot.kernel.step_size)
     sizes = torch.lerp(sizes[below], sizes[below + 1], share.to(sizes))

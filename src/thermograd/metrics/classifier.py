@@ -152,7 +152,8 @@ def _train(
         if isinstance(layer, nn.Conv2d | nn.Linear):
             generator = stream(seed, "classifier-init", i)
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=generator)
-            nn.init.zeros_(layer.bias)  # pyright: ignore[reportArgumentType]
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
     order = np.random.default_rng(stream_seed(seed, "classifier-order"))
     optimiser = torch.optim.Adam(network.parameters())
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, PEAK_LEARNING_RATE, total_steps=num_steps + 1)

@@ -5,7 +5,7 @@ annealed start alone climbs rung by rung, since each rung begins where the one b
 """
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -361,7 +361,8 @@ class _Run:
         )
         if not traces:
             return ladder
-        return replace(ladder, **{name: torch.stack([step[name] for step in traces]) for name in traces[0]})
+        stacked: dict[str, Any] = {name: torch.stack([step[name] for step in traces]) for name in traces[0]}
+        return replace(ladder, **stacked)
 
 
 def _deal(target: Target, prior_latents: Tensor, shape: tuple[int, int, int]) -> ChainState:

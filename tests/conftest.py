@@ -1,0 +1,57 @@
+"""Fixtures that several test files share: a cache of their own, a few real-shaped images, and small configs."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from thermograd.config import RunConfig, resolve
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Keep the user's own cache out of the tests, and subprocesses on one thread."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("THERMOGRAD_CACHE", str(folder))
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def images_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a .npy file of 40 blurred 8x8 images, of which 36 are for training."""
+    noise = np.random.default_rng(0).random((40, 8, 8))
+    smooth = (noise + np.roll(noise, 1, 1) + np.roll(noise, 1, 2) + np.roll(noise, 2, 1)) / 4
+    file = tmp_path_factory.mktemp("images") / "smooth.npy"
+    np.save(file, (255 * smooth).astype(np.uint8))
+    return file
+
+
+TINY: dict[str, Any] = {
+    "model.latent_dim": 4,
+    "model.energy.hidden": [8],
+    "model.generator.widths": [16],
+    "prior_chains.num_steps": 3,
+    "posterior_chains.num_steps": 2,
+    "training.batch_size": 8,
+    "training.num_epochs": 3,
+    "training.pictures_every": 1000,
+    "training.log_every": 2,
+    "compute.num_threads": 1,
+    "compute.device": "cpu",
+}
+"""A run of 36 images in batches of 8, so 4 steps an epoch and 12 in all."""
+
+
+@pytest.fixture(scope="session")
+def tiny_config(images_file: Path) -> Callable[..., RunConfig]:
+    """Return a function from dotted overrides to a config that trains within a second."""
+
+    def make(overrides: dict[str, Any] | None = None) -> RunConfig:
+        data = {"data.path": str(images_file), "data.name": "smooth"}
+        return resolve("digits", overrides={**data, **TINY, **(overrides or {})})[0]
+
+    return make

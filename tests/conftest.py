@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from thermograd.config import RunConfig, resolve
 
@@ -17,6 +18,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("THERMOGRAD_CACHE", str(folder))
         patch.setenv("OMP_NUM_THREADS", "1")
+        torch.set_num_threads(1)  # threads that wait for each other on a loaded machine take minutes
         yield folder
 
 

@@ -22,7 +22,7 @@ LAYERS: list[list[str]] = [
     ["evidence", "gradients", "gradient_variance"],
     ["data", "checkpoint", "optimiser", "training"],
     ["generation", "pictures", "metrics"],
-    ["run", "evaluation", "study", "report"],
+    ["run", "evaluation", "comparison", "evidence_table", "validate", "study", "report"],
     ["cli"],
 ]
 """Layers from the lowest on; a name stands for a module or for a whole package."""

@@ -51,7 +51,7 @@ def test_clean_second_moments_scale_the_noisy_first_ones():
 
 
 def test_noise_shortens_adams_steps_unless_second_moments_are_clean():
-    """Signal 1, own standard deviation 1, noise of standard deviation 4: theory.md has Adam's mean step fall by 67 %."""
+    """Signal 1, own standard deviation 1, added noise of standard deviation 4: Adam's mean step falls by 67 %."""
 
     def mean_move(clean_moments: bool) -> float:
         parameter = {"p": torch.zeros(2000)}

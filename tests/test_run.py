@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,12 @@ import torch
 from thermograd.checkpoint import list_checkpoints, load_checkpoint
 from thermograd.config import RunConfig
 from thermograd.errors import InputError, RunError
-from thermograd.evaluation import evaluate_run
+from thermograd.evaluation import EvaluationSettings, evaluate_run
 from thermograd.generation import sample_images
 from thermograd.run import build_model, load_data, load_run, read_metrics, resolve_device, train_run
 from thermograd.training import Trainer
 
+QUICK = EvaluationSettings(extractor="none", num_evidence=0)
 MakeConfig = Callable[..., RunConfig]
 
 VANILLA: dict[str, Any] = {"posterior_chains.kernel": "ula", "posterior_chains.start": "persistent"}
@@ -139,7 +141,7 @@ def test_evaluating_and_sampling_in_between_does_not_change_training(tiny_config
     train_run(config, tmp_path / "whole")
     train_run(config, tmp_path / "parts", should_stop=stop_after(5))
     run = load_run(tmp_path / "parts")
-    evaluate_run(run)
+    evaluate_run(run, QUICK)
     sample_images(run.model, config.prior_chains, 8, 3)
     torch.rand(7)  # numbers drawn from torch's global stream belong to nobody
     train_run(config, tmp_path / "parts")
@@ -442,9 +444,9 @@ def test_evaluation_records_what_was_measured_on_what(finished: tuple[RunConfig,
     """PANG: the error of the last training batch was reported; every record says split, count, seed, epoch."""
     config, folder = finished
     run = load_run(folder)
-    first = evaluate_run(run, split="test")
-    assert first == evaluate_run(run, split="test")
-    evaluate_run(run, split="train", num_images=1)
+    first = evaluate_run(run, QUICK)
+    assert first == evaluate_run(run, QUICK)
+    evaluate_run(run, replace(QUICK, split="train", num_images=1, num_samples=1))
     records = json.loads((folder / "evaluation.json").read_text())
     assert [(r["split"], r["num_images"]) for r in records] == [("test", 4), ("train", 1)]
     assert first["epoch"] == 3

@@ -63,6 +63,7 @@ def _quantities(record: dict[str, Any]) -> list[tuple[str, str, float, float]]:
     rows = [
         (name, value["unit"], value["mean"], value["standard_error"])
         for name, value in record["values"].items()
+        if value["standard_error"] is not None  # one image has none, so no interval either
     ]
     for distance in record["distances"]:
         if not distance["is_floor"]:

@@ -55,7 +55,7 @@ class EvaluationSettings:
     split: str = "test"
     num_images: int = 1000
     num_samples: int | None = None
-    num_evidence: int = 100
+    num_evidence: int = 50
     extractor: Extractor = "auto"
     weights: Path | None = None
     variant: Literal["full", "quick"] = "full"
@@ -63,7 +63,7 @@ class EvaluationSettings:
     batch_size: int = 250
 
 
-def evaluate_run(run: Run, settings: EvaluationSettings) -> dict[str, Any]:
+def evaluate_run(run: Run, settings: EvaluationSettings | None = None) -> dict[str, Any]:
     """Measure a run and add the record to its evaluation.json.
 
     Posterior chains are those of `sample_posterior`, whatever chains trained the model. The reconstruction is that of
@@ -71,12 +71,13 @@ def evaluate_run(run: Run, settings: EvaluationSettings) -> dict[str, Any]:
 
     Args:
         run: what `load_run` returned.
-        settings: what to measure.
+        settings: what to measure; None for the defaults.
 
     Returns:
         The record: what was measured, on what, `values` by name (mean, standard error over images, unit) and
         `distances` (a list of `DistanceRecord` as dictionaries, floors among them).
     """
+    settings = settings or EvaluationSettings()
     splits = {split: run.data(split) for split in ("train", "test")}
     data = splits[settings.split]
     values = _posterior_values(run, data, settings)
@@ -146,7 +147,9 @@ def _evidence_values(run: Run, data: ImageDataset, settings: EvaluationSettings)
     device = next(run.model.parameters()).device
     x = batch_images(run.config, data, range(min(settings.num_evidence, len(data))), 0, device)
     generator = stream(settings.seed, "evaluation-evidence", 0, device)
-    evidence = estimate_evidence(run.model, x, generator=generator)
+    evidence = estimate_evidence(
+        run.model, x, generator=generator, num_rungs=24, num_steps=100, num_pilot_steps=60
+    )
     value = _mean(evidence.log_evidence, "nats")
     value["monte_carlo_error"] = float(evidence.monte_carlo_error.square().mean().sqrt() / len(x) ** 0.5)
     value["quadrature_error"] = float(evidence.quadrature_error.mean())
@@ -265,6 +268,6 @@ def _batches(images: Tensor, size: int) -> Iterator[Tensor]:
 
 
 def _mean(values: Tensor, unit: str) -> dict[str, Any]:
-    """Return the mean over images with its standard error."""
-    error = float(values.std() / len(values) ** 0.5) if len(values) > 1 else float("nan")
+    """Return the mean over images with its standard error, which one image does not have."""
+    error = float(values.std() / len(values) ** 0.5) if len(values) > 1 else None
     return {"mean": float(values.mean()), "standard_error": error, "unit": unit}

@@ -10,6 +10,9 @@ from thermograd.evidence import Evidence, Method, estimate_evidence
 from thermograd.run import Run, batch_images
 from thermograd.streams import stream
 
+PILOT_STEPS = 60
+"""Steps in which step sizes and the schedule settle on a model of real images."""
+
 
 def evidence_of_run(
     run: Run,
@@ -17,8 +20,8 @@ def evidence_of_run(
     split: str = "test",
     num_images: int = 100,
     method: Method = "thermodynamic",
-    num_rungs: int = 10,
-    num_steps: int = 69,
+    num_rungs: int = 24,
+    num_steps: int = 100,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Estimate log p(x) of the first images of a split; write evidence_*.csv and a picture to the run folder.
@@ -39,6 +42,7 @@ def evidence_of_run(
         method=method,
         num_rungs=num_rungs,
         num_steps=num_steps,
+        num_pilot_steps=PILOT_STEPS,
         generator=stream(seed, "evidence", 0, device),
     )
     stem = run.folder / f"evidence_{split}_{method}"

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import click
 
 from thermograd import __version__
-from thermograd.cli import data, doctor, measure, train
+from thermograd.cli import data, doctor, measure, train, validate
 from thermograd.errors import InputError, RunError
 
 
@@ -37,6 +37,7 @@ for command in (
     measure.evidence,
     data.data,
     doctor.doctor,
+    validate.validate,
 ):
     app.add_command(command)
 

@@ -31,6 +31,8 @@ def sample(
     run = load_run(folder, checkpoint)
     samples = sample_images(run.model, run.config.prior_chains, num, seed)
     file = out or folder / "samples" / "samples.png"
+    if file.is_dir():
+        raise InputError(f"`--out` must be a file, got the folder {file}.")
     save_png(image_grid(samples.images), file)
     record = {"file": str(file), "num": num, "seed": seed, "checkpoint": run.checkpoint.path.name}
     emit(record, as_json, str(file))
@@ -43,7 +45,7 @@ def sample(
 @click.option("--num", default=1000, type=positive, show_default=True, help="Images to reconstruct, at most.")
 @click.option("--num-samples", type=positive, help="Images to draw [default: as many as the test split].")
 @click.option(
-    "--evidence", default=100, type=not_negative, show_default=True, help="Images to estimate log p(x) of."
+    "--evidence", default=50, type=not_negative, show_default=True, help="Images to estimate log p(x) of."
 )
 @click.option(
     "--distance",
@@ -122,10 +124,10 @@ def _checkpoints(folder: Path, which: str) -> list[str | None]:
 
 
 def _print_record(record: dict[str, Any]) -> None:
-    rows = [
-        (name.replace("_", " "), f"{value['mean']:.5g}", f"{value['standard_error']:.2g}", value["unit"])
-        for name, value in record["values"].items()
-    ]
+    rows = []
+    for name, value in record["values"].items():
+        error = "-" if value["standard_error"] is None else f"{value['standard_error']:.2g}"
+        rows.append((name.replace("_", " "), f"{value['mean']:.5g}", error, value["unit"]))
     title = f"{record['dataset']}:{record['split']}, {record['checkpoint']} (epoch {record['epoch']})"
     print_table(title, ("quantity", "mean", "standard error", "unit"), rows)
     evidence = record["values"].get("log_evidence")
@@ -192,8 +194,8 @@ def compare(folders: tuple[Path, ...], as_json: bool) -> None:
     ),
     show_default=True,
 )
-@click.option("--num-rungs", default=10, type=click.IntRange(min=3), show_default=True)
-@click.option("--num-steps", default=69, type=positive, show_default=True, help="Draws on each rung.")
+@click.option("--num-rungs", default=24, type=click.IntRange(min=3), show_default=True)
+@click.option("--num-steps", default=100, type=positive, show_default=True, help="Draws on each rung.")
 @click.option("--seed", default=0, type=not_negative, show_default=True)
 @json_option
 def evidence(

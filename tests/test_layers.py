@@ -22,7 +22,17 @@ LAYERS: list[list[str]] = [
     ["evidence", "gradients", "gradient_variance"],
     ["data", "checkpoint", "optimiser", "training"],
     ["generation", "pictures", "metrics"],
-    ["run", "evaluation", "comparison", "evidence_table", "validate", "study", "report"],
+    [
+        "build",
+        "run_folder",
+        "run",
+        "evaluation",
+        "comparison",
+        "evidence_table",
+        "validate",
+        "study",
+        "report",
+    ],
     ["cli"],
 ]
 """Layers from the lowest on; a name stands for a module or for a whole package."""

@@ -16,12 +16,14 @@ import numpy as np
 import pytest
 import torch
 
+from thermograd.build import build_model, load_data, resolve_device
 from thermograd.checkpoint import list_checkpoints, load_checkpoint
 from thermograd.config import RunConfig
 from thermograd.errors import InputError, RunError
 from thermograd.evaluation import EvaluationSettings, evaluate_run
 from thermograd.generation import sample_images
-from thermograd.run import build_model, load_data, load_run, read_metrics, resolve_device, train_run
+from thermograd.run import load_run, train_run
+from thermograd.run_folder import read_metrics
 from thermograd.training import Trainer
 
 QUICK = EvaluationSettings(extractor="none", num_evidence=0)

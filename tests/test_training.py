@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from thermograd.build import build_model
 from thermograd.config import RunConfig
 from thermograd.data import batch_order
 from thermograd.errors import InputError, RunError
 from thermograd.gradients import ESTIMATORS, PRIOR_RULES
-from thermograd.run import build_model
 from thermograd.schedules import check_schedule
 from thermograd.streams import stream
 from thermograd.training import Trainer, make_schedule

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from thermograd.cli import run
-from thermograd.errors import InputError
+from thermograd.errors import InputError, RunError
 from thermograd.gradients import ESTIMATORS, PRIOR_RULES
 from thermograd.samplers.ladder import sample_ladder
 from thermograd.samplers.langevin import ULA
@@ -23,7 +23,8 @@ from thermograd.validate.gradients import generator_rows, prior_rows
 from thermograd.validate.kernels import kernel_rows, ula_law
 
 SMALL = Settings(latent_dim=3, num_pixels=8, noise_std=0.5, weight_scale=0.5, num_images=16, num_repeats=40)
-SMALL_OPTIONS = "--latent 3 --pixels 8 --noise 0.5 --weight-scale 0.5 --images 8 --repeats 10".split()
+OPTIONS = {"latent": 3, "pixels": 8, "noise": 0.5, "weight-scale": 0.5, "images": 8, "repeats": 10}
+SMALL_OPTIONS = [f"--{name}={value}" for name, value in OPTIONS.items()]
 
 
 @pytest.fixture(scope="module")
@@ -117,10 +118,18 @@ def test_a_wrong_prior_rule_fails(monkeypatch, name):
 
 
 def test_a_wrong_kernel_fails(monkeypatch):
-    """MALA without its test of acceptance is ULA at a large step."""
-    monkeypatch.setattr(MALA, "step", ULA.step)
+    """The proposal's density left out of the ratio."""
+    monkeypatch.setattr(MALA, "_log_proposal", lambda self, source, destination, t: 0.0)
     twin, x = small_twin()
     assert len(failures(kernel_rows(twin, x[:8], SMALL, []))) == 2
+
+
+def test_a_kernel_that_diverges_is_an_error_of_the_run(monkeypatch):
+    """Accepting everything, the adaptation raises the step without end."""
+    monkeypatch.setattr(MALA, "step", ULA.step)
+    twin, x = small_twin()
+    with pytest.raises(RunError, match=r"^Chains of MALA diverged on the twin"):
+        failures(kernel_rows(twin, x[:8], SMALL, []))
 
 
 def test_a_wrong_step_of_ula_fails(monkeypatch):

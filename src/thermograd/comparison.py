@@ -6,7 +6,7 @@ from typing import Any
 
 from thermograd.errors import InputError
 from thermograd.evaluation import read_evaluation
-from thermograd.run import read_config
+from thermograd.run_folder import read_config
 
 
 def compare_runs(folders: Sequence[Path]) -> dict[str, Any]:

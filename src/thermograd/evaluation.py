@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from thermograd.build import batch_images
 from thermograd.checkpoint import write_atomically
 from thermograd.data import ImageDataset, load_dataset, load_user_images, to_tensor
 from thermograd.errors import InputError
@@ -30,7 +31,7 @@ from thermograd.metrics import (
     score_images,
 )
 from thermograd.pictures import image_grid, pairs_grid, save_png
-from thermograd.run import Run, batch_images
+from thermograd.run import Run
 from thermograd.streams import stream
 
 Extractor = Literal["auto", "classifier", "efficientnet", "inception", "none"]

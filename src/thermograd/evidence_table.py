@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 
+from thermograd.build import batch_images
 from thermograd.evidence import Evidence, Method, estimate_evidence
-from thermograd.run import Run, batch_images
+from thermograd.run import Run
 from thermograd.streams import stream
 
 PILOT_STEPS = 60

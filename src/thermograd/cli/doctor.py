@@ -14,8 +14,9 @@ def doctor(as_json: bool) -> None:
 
     import torch
 
+    from thermograd.build import resolve_device
     from thermograd.data import cache_folder, list_datasets
-    from thermograd.run import environment, resolve_device
+    from thermograd.run_folder import environment
 
     device = resolve_device("auto")
     with warnings.catch_warnings():

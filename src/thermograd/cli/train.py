@@ -76,7 +76,7 @@ def train(
 @json_option
 def resume(folder: Path, as_json: bool) -> None:
     """Go on with the run in DIR from its last whole checkpoint."""
-    from thermograd.run import read_config
+    from thermograd.run_folder import read_config
 
     _train(read_config(folder), folder, {}, as_json)
 
@@ -84,7 +84,8 @@ def resume(folder: Path, as_json: bool) -> None:
 def _train(
     config: "RunConfig", folder: Path, requested: dict[str, Any], as_json: bool, overwrite: bool = False
 ) -> None:
-    from thermograd.run import read_metrics, train_run
+    from thermograd.run import train_run
+    from thermograd.run_folder import read_metrics
 
     with _progress(quiet=as_json) as (on_step, on_message), _stop_signal() as stopped:
         state = train_run(

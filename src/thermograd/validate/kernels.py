@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from thermograd.errors import RunError
 from thermograd.models.linear_gaussian import LinearGaussian
 from thermograd.samplers.diagnostics import ladder_warnings, monte_carlo_error
 from thermograd.samplers.ladder import sample_ladder
@@ -42,6 +43,8 @@ def kernel_rows(twin: LinearGaussian, x: Tensor, settings: Settings, warnings: l
         trace = ladder.log_likelihood_trace
         if trace is None:
             raise RuntimeError("a ladder sampled with a trace holds it.")
+        if not trace.isfinite().all():
+            raise RunError(f"Chains of {name} diverged on the twin; the exact kernel cannot.")
         means = trace.mean(-1).transpose(1, 2)
         bias, error = means.mean((0, 1)) - exact, monte_carlo_error(means)
         worst = int((bias / error).abs().argmax())

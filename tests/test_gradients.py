@@ -128,6 +128,20 @@ def test_one_backward_pass_is_the_weighted_sum_over_draws(name, num_shared, esti
     assert_same(learning_gradient(case.model, case.x, ladder, weights), expected)
 
 
+def test_a_weight_of_0_for_one_image_drops_no_other():
+    """Rows without any weight are skipped, and only those."""
+    case = make_case("linear")
+    ladder = exact_ladder(case, SCHEDULE, 1, 1)
+    log_likelihood, energy = torch.zeros(5, 1, 2).double(), torch.zeros(5, 1, 2).double()
+    log_likelihood[2, 0, 1] = 1.0
+    energy[3, 0, 0] = 1.0
+    found = learning_gradient(case.model, case.x, ladder, Weights(log_likelihood, energy, None))
+    value = case.model.log_likelihood(case.x[1:], ladder.latents[2, 0, 1:]).sum()
+    value = value + case.model.energy(ladder.latents[3, 0, 0])
+    expected = torch.autograd.grad(value, list(case.model.parameters()))
+    assert_same(found, dict(zip(found, expected, strict=True)))
+
+
 @every_pair
 @pytest.mark.parametrize("chunk_size", [1, 2, 5, 1000])
 def test_chunks_add_up_to_the_whole(chunk_size, estimator, prior_rule):

@@ -19,21 +19,23 @@ LAYERS: list[list[str]] = [
         *("samplers.target", "samplers.langevin", "samplers.mala", "samplers.replica_exchange"),
         *("samplers.ladder", "samplers.diagnostics"),
     ],
-    ["evidence", "gradients", "gradient_variance"],
+    ["evidence", "gradients", "variance_statistics", "gradient_variance"],
     ["data", "checkpoint", "optimiser", "training"],
     ["generation", "pictures", "metrics"],
     [
         "build",
         "run_folder",
+        "probe",
         "run",
         "evaluation",
         "comparison",
         "evidence_table",
+        "variance_table",
         "validate",
         "study",
         "report",
     ],
-    ["cli"],
+    ["cli", "__main__"],
 ]
 """Layers from the lowest on; a name stands for a module or for a whole package."""
 

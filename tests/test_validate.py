@@ -22,7 +22,7 @@ from thermograd.validate.evidence import evidence_rows
 from thermograd.validate.gradients import generator_rows, prior_rows
 from thermograd.validate.kernels import kernel_rows, ula_law
 
-SMALL = Settings(latent_dim=3, num_pixels=8, noise_std=0.5, weight_scale=0.5, num_images=16, num_repeats=40)
+SMALL = Settings(latent_dim=3, num_pixels=8, noise_std=0.5, weight_scale=0.5, num_images=16, num_repeats=20)
 OPTIONS = {"latent": 3, "pixels": 8, "noise": 0.5, "weight-scale": 0.5, "images": 8, "repeats": 10}
 SMALL_OPTIONS = [f"--{name}={value}" for name, value in OPTIONS.items()]
 
@@ -68,14 +68,14 @@ def test_the_spread_of_maximum_likelihood_is_the_closed_form(small):
     exact = twin.evidence_gradient(x)["weight"].norm()
     wanted = float(twin.posterior_gradient_variance(x)["weight"].sum().sqrt() / exact)
     row = small.tables["generator gradient, at the true weights"][0]
-    # 24 coordinates of 40 repeats: the relative error of the sd is at most that of one coordinate, 1/sqrt(2 * 39).
-    assert row.standard_deviation == pytest.approx(wanted, rel=4 / math.sqrt(78))
+    # 24 coordinates of 20 repeats: the relative error of the sd is at most that of one coordinate, 1/sqrt(2 * 19).
+    assert row.standard_deviation == pytest.approx(wanted, rel=4 / math.sqrt(38))
 
 
 def test_the_law_of_ula_is_that_of_its_chains():
     twin, x = small_twin()
     t = torch.tensor([0.0, 1.0], dtype=torch.float64)
-    ladder = sample_ladder(twin, x, t, ULA(0.3), 20_000, 7, "base", stream(SMALL, 50))
+    ladder = sample_ladder(twin, x, t, ULA(0.3), 4000, 7, "base", stream(SMALL, 50))
     mean, covariance = ula_law(twin, x, 0.3, 7)
     draws = ladder.latents[-1]
     scores = (draws.mean(0) - mean) / (draws.std(0) / math.sqrt(len(draws)))
@@ -100,7 +100,7 @@ def test_a_wrong_estimator_fails(monkeypatch, name):
     wrong = replace(right, weights=lambda ladder: 1.3 * right.weights(ladder))
     monkeypatch.setitem(gradients_module.ESTIMATORS, name, wrong)
     twin, x = small_twin()
-    settings = replace(SMALL, num_repeats=100)
+    settings = replace(SMALL, num_repeats=50)
     failed = failures(generator_rows(twin, x, settings))
     assert failed
     assert all(row.startswith(name) for row in failed)
@@ -112,7 +112,7 @@ def test_a_wrong_prior_rule_fails(monkeypatch, name):
     wrong = replace(right, weights=lambda ladder: (-right.weights(ladder)[0], None))
     monkeypatch.setitem(gradients_module.PRIOR_RULES, name, wrong)
     twin, x = small_twin()
-    settings = replace(SMALL, num_repeats=400, num_images=4)
+    settings = replace(SMALL, num_repeats=200, num_images=4)
     failed = failures(prior_rows(twin, x[:4], settings))
     assert [row.split(",")[0] for row in failed] == [name]
 

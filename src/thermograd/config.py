@@ -104,6 +104,15 @@ class PosteriorChainsConfig(Section):
     )
 
 
+EstimatorName = Literal[
+    "maximum-likelihood",
+    "thermodynamic-detached",
+    "thermodynamic-complete",
+    "stepping-stone-detached",
+    "stepping-stone-complete",
+]
+
+
 class ScheduleConfig(Section):
     """Inverse temperatures of the rungs."""
 
@@ -117,13 +126,7 @@ class ScheduleConfig(Section):
 class GradientConfig(Section):
     """The estimator of the learning gradient."""
 
-    estimator: Literal[
-        "maximum-likelihood",
-        "thermodynamic-detached",
-        "thermodynamic-complete",
-        "stepping-stone-detached",
-        "stepping-stone-complete",
-    ] = "maximum-likelihood"
+    estimator: EstimatorName = "maximum-likelihood"
     prior_rule: Literal["contrast", "covariance", "detached-objective"] = "contrast"
     num_chains: PositiveInt = Field(1, description="M, chains on each rung of an image")
     num_rungs: Annotated[int, Field(ge=2, strict=True)] = Field(11, description="K, both ends counted")
@@ -196,6 +199,20 @@ class TrainingConfig(Section):
     )
 
 
+class ProbeConfig(Section):
+    """The gradient's variance while training, by random streams of its own: it changes no trained number."""
+
+    every: PositiveInt | None = Field(None, description="steps between probes; None for none")
+    batches: Annotated[int, Field(ge=3, strict=True)] = Field(
+        8, description="fresh batches; one fixed batch is probed as well"
+    )
+    repeats: Annotated[int, Field(ge=2, strict=True)] = Field(8, description="gradients of each batch")
+    estimators: Annotated[tuple[EstimatorName, ...], Field(min_length=1)] | None = Field(
+        None, description="others than the run's own, all at the same parameters; None for its own"
+    )
+    by_rung: bool = Field(False, description="tell rungs apart; takes 2 K gradients of memory")
+
+
 class ComputeConfig(Section):
     """Where and how the numbers are made; threads and chunks change bits, so they belong to the run."""
 
@@ -211,6 +228,9 @@ class RunConfig(Section):
 
     preset: str
     seed: Annotated[int, Field(ge=0, strict=True)] = 0
+    chain_stream: Annotated[int, Field(ge=0, strict=True)] = Field(
+        0, description="another number: other chains with the same weights, batches and seed (a placebo)"
+    )
     data: DataConfig
     model: ModelConfig
     prior_chains: PriorChainsConfig = PriorChainsConfig()
@@ -218,6 +238,7 @@ class RunConfig(Section):
     gradient: GradientConfig = GradientConfig()
     optimiser: OptimiserConfig = OptimiserConfig()
     training: TrainingConfig = TrainingConfig()
+    probe: ProbeConfig = ProbeConfig()
     compute: ComputeConfig = ComputeConfig()
 
     @model_validator(mode="after")
@@ -260,8 +281,11 @@ class RunConfig(Section):
 
     @property
     def identity(self) -> str:
-        """Return the first 12 hex digits of the sha256 of the whole config."""
-        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        """Return the first 12 hex digits of the sha256 of all that changes a trained number: not `probe`."""
+        values = self.model_dump(mode="json", exclude={"probe"})
+        if self.chain_stream == 0:  # runs from before there was a choice keep their identity
+            del values["chain_stream"]
+        canonical = json.dumps(values, sort_keys=True)
         return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
     def to_yaml(self) -> str:

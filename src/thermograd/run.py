@@ -21,6 +21,7 @@ from thermograd.errors import InputError, RunError
 from thermograd.generation import sample_images, sample_posterior
 from thermograd.models.latent_ebm import LatentEBM
 from thermograd.pictures import image_grid, pairs_grid, save_curves, save_png
+from thermograd.probe import Probe
 from thermograd.run_folder import (
     claim_folder,
     end_torn_line,
@@ -164,6 +165,7 @@ class _Loop:
         self.steps_per_epoch, self.on_step = steps_per_epoch, on_step
         self.num_steps = steps_per_epoch * config.training.num_epochs
         self.step = 0
+        self.probe = None if config.probe.every is None else Probe(config, trainer, data)
 
     def run(self, should_stop: Callable[[], bool]) -> bool:
         """Run to the end, or until asked to stop; return whether the end was reached."""
@@ -183,6 +185,9 @@ class _Loop:
                         json.dumps({"kind": "train", "step": self.step, "epoch": epoch, **record}) + "\n"
                     )
                     metrics.flush()
+                if self.probe is not None and self.step % (self.config.probe.every or 1) == 0:
+                    metrics.write(json.dumps(self._probe(self.probe, epoch)) + "\n")
+                    metrics.flush()
                 if self.on_step is not None:
                     self.on_step(self.step, self.num_steps, record)
                 finished = self.step == self.num_steps
@@ -195,6 +200,12 @@ class _Loop:
                     return False
         write_model_card(self.folder, self.config, read_metrics(self.folder))
         return True
+
+    def _probe(self, probe: Probe, epoch: int) -> dict[str, Any]:
+        begun = time.perf_counter()
+        record = probe.measure(self.step)
+        record["seconds"] = time.perf_counter() - begun
+        return {"kind": "probe", "step": self.step, "epoch": epoch, **record}
 
     def _batches(self) -> Iterator[tuple[int, Any]]:
         """Yield (epoch, image indices) from the current step on; batches are a function of (seed, epoch)."""

@@ -123,6 +123,7 @@ RUN_ENTRIES = (
     "samples",
     "metrics.jsonl",
     "evaluation.json",
+    "variance.json",
     "curves.png",
     "status.json",
     "README.md",

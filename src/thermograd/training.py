@@ -132,10 +132,10 @@ class Trainer:
                 f"(at most {LARGEST_STORE / 2**30:.0f}): lower gradient.num_rungs or num_chains, "
                 f"or choose another start."
             )
-        return self.model.sample_base(shape, stream(self.config.seed, "stored-chains", 0, self.device))
+        return self.model.sample_base(shape, self._chain_stream("stored-chains", 0))
 
     def _start_prior(self) -> Tensor:
-        generator = stream(self.config.seed, "stored-prior", 0, self.device)
+        generator = self._chain_stream("stored-prior", 0)
         return self.model.sample_base((self._num_prior_chains(),), generator)
 
     def _num_prior_chains(self) -> int:
@@ -143,6 +143,12 @@ class Trainer:
             self.config.prior_chains.num_chains
             or self.config.gradient.num_chains * self.config.training.batch_size
         )
+
+    def _chain_stream(self, name: str, step: int) -> torch.Generator:
+        """Return the stream of chains, which `chain_stream` exchanges for another of the same seed."""
+        number = self.config.chain_stream
+        name = f"chain-stream-{number}-{name}" if number else name
+        return stream(self.config.seed, name, step, self.device)
 
     # --- one step ---
 
@@ -155,10 +161,10 @@ class Trainer:
             step: counter of the random streams.
             name: prefix of the random streams; probes have one of their own.
         """
-        config, seed = self.config, self.config.seed
+        config = self.config
         prior = None
         if self.runs_prior_chains:
-            generator = stream(seed, f"{name}prior-chains", step, self.device)
+            generator = self._chain_stream(f"{name}prior-chains", step)
             start = self.stored_prior
             if start is None:
                 start = self.model.sample_base((self._num_prior_chains(),), generator)
@@ -173,7 +179,7 @@ class Trainer:
             config.gradient.num_chains,
             chains.num_steps,
             chains.start,
-            stream(seed, f"{name}posterior-chains", step, self.device),
+            self._chain_stream(f"{name}posterior-chains", step),
             num_start_steps=chains.num_start_steps,
             exchange_rungs=chains.exchange,
             shared_prior=self.shared_prior,

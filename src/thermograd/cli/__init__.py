@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import click
 
 from thermograd import __version__
-from thermograd.cli import data, doctor, measure, train, validate
+from thermograd.cli import data, doctor, measure, study, train, validate, variance
 from thermograd.errors import InputError, RunError
 
 
@@ -35,8 +35,10 @@ for command in (
     measure.evaluate,
     measure.compare,
     measure.evidence,
+    variance.variance,
     data.data,
     doctor.doctor,
+    study.study,
     validate.validate,
 ):
     app.add_command(command)

@@ -72,7 +72,7 @@ def print_table(title: str | None, columns: Sequence[str], rows: Sequence[Sequen
         table.add_row(*(str(cell) for cell in row))
     console = Console(highlight=False)
     if not console.is_terminal:
-        console = Console(highlight=False, width=max(console.width, 140))
+        console = Console(highlight=False, width=max(console.width, 160))
     console.print(table)
 
 

@@ -30,7 +30,7 @@ def validate(settings: Settings) -> Validation:
     away = make_twin(settings)
     with torch.no_grad():
         noise = torch.randn(away.weight.shape, generator=stream(settings, 2), dtype=torch.float64)
-        away.weight += settings.perturbation * settings.weight_scale * noise
+        away.weight.add_(settings.perturbation * settings.weight_scale * noise)
     tables = {
         "kernels": list(kernel_rows(twin, x[:KERNEL_IMAGES], settings, warnings)),
         "evidence": list(evidence_rows(twin, x, settings, warnings)),

@@ -1,0 +1,265 @@
+"""`thermograd study plan | run | status | add | query`."""
+
+import time
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from thermograd.cli.common import emit, folder_argument, json_option, print_table
+from thermograd.errors import InputError
+
+if TYPE_CHECKING:
+    from thermograd.study.folder import StudyFolder
+
+path = click.Path(path_type=Path)
+file_argument = click.argument("file", metavar="FILE", type=path)
+positive = click.IntRange(min=1)
+
+
+@click.group()
+def study() -> None:
+    """Many runs from one file: plan them, run them anywhere, read them as one table.
+
+    FILE is a YAML file, or the name of one that comes ready: quick, demo, variance-and-quality.
+    """
+
+
+@study.command()
+@file_argument
+@click.option("--workers", default=1, type=positive, show_default=True, help="That would share the runs.")
+@json_option
+def plan(file: Path, workers: int, as_json: bool) -> None:
+    """Print the runs of FILE and what each costs; starts nothing but a few steps to time them."""
+    planned, text = _plan(file, workers)
+    emit(planned, as_json, text)
+
+
+def _plan(file: Path, workers: int) -> tuple[dict[str, Any], Any]:
+    from thermograd.study.file import read_study_file
+    from thermograd.study.plan import check_metrics, describe_plan, plan_runs, time_steps
+
+    described = read_study_file(file)
+    runs = plan_runs(described)
+    check_metrics(described, runs)
+    planned = describe_plan(described, runs, time_steps(runs))
+    planned["workers"] = workers
+    planned["hours"] = planned["hours_on_one_worker"] / workers
+
+    def text() -> None:
+        columns = ("arm", "seed", "epochs", "steps", "chains", "rungs", "evaluations", "hours")
+        rows = [
+            [f"{run[name]:.3f}" if name == "hours" else f"{run[name]:.3g}" if name == "evaluations" else run[name]
+             for name in columns]
+            for run in planned["runs"]
+        ]  # fmt: skip
+        print_table(f"{described.name}: {planned['num_runs']} runs, equal {described.equal}", columns, rows)
+        click.echo(
+            f"{planned['evaluations']:.3g} generator evaluations, {planned['hours']:.2f} hours of training on "
+            f"{workers} worker(s); what is measured on the way comes on top."
+        )
+
+    return planned, text
+
+
+@study.command()
+@file_argument
+@click.option("--out", type=path, help="Study folder [default: studies/NAME].")
+@click.option("--workers", type=positive, help="Processes on this machine [default: one a GPU, or by cores].")
+@click.option(
+    "--scheduler", metavar="ADDRESS", help="A Dask scheduler that runs already, e.g. tcp://host:8786."
+)
+@click.option(
+    "--cluster", type=path, help="YAML file of a Dask cluster to start: class, num_workers, options."
+)
+@click.option("--attempts", default=2, type=positive, show_default=True, help="Times a run may fail.")
+@json_option
+def run(
+    file: Path,
+    out: Path | None,
+    workers: int | None,
+    scheduler: str | None,
+    cluster: Path | None,
+    attempts: int,
+    as_json: bool,
+) -> None:
+    """Bring every run of FILE to its end, on this machine or a cluster.
+
+    The same command again goes on: done runs are not done again, others go on from their last checkpoint.
+    """
+    from thermograd.study.file import read_study_file
+    from thermograd.study.folder import make_study
+
+    _check_where(workers, scheduler, cluster)
+    described = read_study_file(file)
+    folder = make_study(described, out or Path("studies") / described.name)
+    _run(folder, workers, scheduler, cluster, attempts, as_json)
+
+
+@study.command()
+@file_argument
+@click.option("--out", type=path, help="Study folder [default: studies/NAME].")
+@click.option("--workers", type=positive, help="Processes on this machine [default: one a GPU, or by cores].")
+@click.option("--scheduler", metavar="ADDRESS", help="A Dask scheduler that runs already.")
+@click.option("--cluster", type=path, help="YAML file of a Dask cluster to start.")
+@click.option("--attempts", default=2, type=positive, show_default=True, help="Times a run may fail.")
+@json_option
+def add(
+    file: Path,
+    out: Path | None,
+    workers: int | None,
+    scheduler: str | None,
+    cluster: Path | None,
+    attempts: int,
+    as_json: bool,
+) -> None:
+    """Extend a study by the arms, seeds and cells that FILE has more, and run them.
+
+    What was named before the first run stays: contrasts, evaluation, and every run there is.
+    """
+    from thermograd.study.file import read_study_file
+    from thermograd.study.folder import extend_study
+
+    _check_where(workers, scheduler, cluster)
+    described = read_study_file(file)
+    folder, num_new = extend_study(described, out or Path("studies") / described.name)
+    click.echo(f"{num_new} new runs.", err=True)
+    _run(folder, workers, scheduler, cluster, attempts, as_json)
+
+
+def _check_where(workers: int | None, scheduler: str | None, cluster: Path | None) -> None:
+    if sum(choice is not None for choice in (workers, scheduler, cluster)) > 1:
+        raise InputError("`--workers`, `--scheduler` and `--cluster` exclude each other.")
+    if cluster is not None:
+        from thermograd.study.engine import read_cluster_file
+
+        read_cluster_file(cluster)  # a mistake in it is found before the study folder is made
+
+
+def _run(
+    folder: "StudyFolder",
+    workers: int | None,
+    scheduler: str | None,
+    cluster: Path | None,
+    attempts: int,
+    as_json: bool,
+) -> None:
+    import torch
+
+    from thermograd.study.engine import (
+        cluster_client,
+        default_num_workers,
+        local_client,
+        remote_client,
+        run_study,
+    )
+    from thermograd.study.folder import is_done
+    from thermograd.study.plan import check_metrics, plan_runs
+    from thermograd.study.results import write_tables
+    from thermograd.study.work import prepare_features
+
+    num_gpus = 0
+    causes: dict[str, str] = {}
+    if all(is_done(folder.run_folder(each.identity), folder.study.evaluation) for each in folder.runs):
+        click.echo("All runs are done.", err=True)
+    else:
+        check_metrics(folder.study, plan_runs(folder.study))
+        prepare_features(folder)
+        where: AbstractContextManager[Any]
+        if scheduler is not None:
+            where = remote_client(scheduler)
+        elif cluster is not None:
+            where = cluster_client(cluster)
+        else:
+            num_gpus = torch.cuda.device_count()
+            where = local_client(workers or default_num_workers(folder, num_gpus))
+        with where as client:
+            causes = run_study(
+                folder,
+                client,
+                max_attempts=attempts,
+                num_gpus=num_gpus,
+                on_event=lambda line: click.echo(line, err=True),
+            )
+    files = write_tables(folder.path)
+    record = {
+        "folder": str(folder.path),
+        "num_runs": len(folder.runs),
+        "num_done": len(folder.runs) - len(causes),
+        "failed": causes,
+        "files": [str(file) for file in files],
+    }
+    lines = [f"{record['num_done']} of {record['num_runs']} runs done: {folder.path}"]
+    lines += [f"  failed {identity}: {cause}" for identity, cause in causes.items()]
+    emit(record, as_json, "\n".join([*lines, *(f"  {file}" for file in files)]))
+    if causes:
+        raise click.exceptions.Exit(1)
+
+
+@study.command()
+@folder_argument
+@click.option("--watch", is_flag=True, help="Look again every two seconds until no run is at work.")
+@json_option
+def status(folder: Path, watch: bool, as_json: bool) -> None:
+    """Show where each run of the study in DIR stands, and the time left."""
+    from thermograd.study.folder import open_study, study_status
+
+    opened = open_study(folder)
+    while True:
+        record = study_status(opened)
+        if watch and not as_json:
+            click.clear()
+        emit(record, as_json, lambda record=record: _print_status(record))
+        counts = record["counts"]
+        if not watch or counts["done"] + counts["failed"] == len(record["runs"]):
+            return
+        time.sleep(2)
+
+
+def _print_status(record: dict[str, Any]) -> None:
+    rows = [
+        (
+            run["arm"],
+            run["seed"],
+            run["state"],
+            f"{run['step']}/{run['num_steps']}",
+            run["attempts"],
+            run["cause"] or "",
+        )
+        for run in record["runs"]
+    ]
+    columns = ("arm", "seed", "state", "steps", "attempts", "cause")
+    print_table(record["study"], columns, rows)
+    left = record["seconds_left"]
+    counts = ", ".join(f"{count} {state}" for state, count in record["counts"].items() if count)
+    click.echo(counts + ("" if not left else f"; about {left / 60:.1f} minutes of training left"))
+
+
+@study.command()
+@folder_argument
+@click.argument("sql")
+@click.option("--out", type=path, help="Write the answer as .csv or .parquet.")
+def query(folder: Path, sql: str, out: Path | None) -> None:
+    """Answer SQL over the study in DIR with DuckDB; `results` and `metrics` are its tables."""
+    from thermograd.study.results import query_study
+
+    if out is not None and out.suffix not in (".csv", ".parquet"):
+        raise InputError(f"`--out` must end in .csv or .parquet, got {out}.")
+    frame = query_study(folder, sql)
+    if out is None:
+        click.echo(frame.to_string(index=False))
+    elif out.suffix == ".csv":
+        frame.to_csv(out, index=False)
+    else:
+        frame.to_parquet(out, index=False)
+
+
+@study.command(hidden=True)
+@folder_argument
+@click.argument("identity")
+def work(folder: Path, identity: str) -> None:
+    """Do one run of a study; started by a Dask worker, which holds its standard input open."""
+    from thermograd.study.work import work_in_this_process
+
+    raise click.exceptions.Exit(work_in_this_process(folder, identity))

@@ -1,0 +1,207 @@
+"""`thermograd variance`: how noisy is the learning gradient, and where does the noise come from?"""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import click
+
+from thermograd.cli.common import emit, folder_argument, json_option, print_table
+
+NOTE = (
+    "Variances and the mean square error are means over parameters, with 95 % intervals over batches. Bias, sd (root of "
+    "the chain variance) and root mean square error are relative to the length of the gradient of log p(x) of the same "
+    "batch, as long chains give it: an estimator that aims elsewhere has that aim counted as bias. cosine is that of "
+    "the mean estimate, `of one` that of a single one."
+)
+positive = click.IntRange(min=1)
+ESTIMATORS = (
+    "maximum-likelihood",
+    "thermodynamic-detached",
+    "thermodynamic-complete",
+    "stepping-stone-detached",
+    "stepping-stone-complete",
+)
+
+
+@click.command()
+@folder_argument
+@click.option(
+    "--estimator",
+    "estimators",
+    multiple=True,
+    type=click.Choice(ESTIMATORS),
+    help="May be repeated [default: all].",
+)
+@click.option("--batches", default=8, type=click.IntRange(min=3), show_default=True)
+@click.option(
+    "--repeats", default=8, type=click.IntRange(min=2), show_default=True, help="Gradients of each batch."
+)
+@click.option("--batch-size", default=64, type=positive, show_default=True)
+@click.option("--num-chains", type=positive, help="Chains on each rung [default: the run's, or as needed].")
+@click.option("--num-rungs", type=click.IntRange(min=3), help="Of ladders [default: the run's, or 11].")
+@click.option("--power", type=click.FloatRange(min=0, min_open=True), help="p of the schedule (k/N)^p.")
+@click.option("--num-steps", type=positive, help="Of the posterior chains [default: the run's].")
+@click.option("--kernel", type=click.Choice(["ula", "mala"]), help="[default: the run's]")
+@click.option(
+    "--start",
+    type=click.Choice(["base", "prior", "annealed", "persistent"]),
+    help="Of the posterior chains [default: the run's, or base where its stored chains do not fit].",
+)
+@click.option(
+    "--prior-rule",
+    type=click.Choice(["contrast", "covariance", "detached-objective"]),
+    help="[default: the run's]",
+)
+@click.option(
+    "--reference/--no-reference", default=True, show_default=True, help="Long chains, for bias and error."
+)
+@click.option("--reference-steps", default=200, type=click.IntRange(min=20), show_default=True)
+@click.option("--equal-cost", is_flag=True, help="Give cheap estimators more chains, up to the dearest one.")
+@click.option("--split", default="train", type=click.Choice(["train", "test"]), show_default=True)
+@click.option("--seed", default=0, type=click.IntRange(min=0), show_default=True)
+@click.option("--checkpoint", help="Name of a checkpoint [default: the last].")
+@json_option
+def variance(
+    folder: Path,
+    estimators: tuple[str, ...],
+    batches: int,
+    repeats: int,
+    batch_size: int,
+    num_chains: int | None,
+    num_rungs: int | None,
+    power: float | None,
+    num_steps: int | None,
+    kernel: str | None,
+    start: str | None,
+    prior_rule: str | None,
+    reference: bool,
+    reference_steps: int,
+    equal_cost: bool,
+    split: str,
+    seed: int,
+    checkpoint: str | None,
+    as_json: bool,
+) -> None:
+    """Measure the variance of the learning gradient of the run in DIR, at its checkpoint.
+
+    All estimators see the same parameters and batches. The variance is split into the part of the Markov chains and
+    that of the mini-batch; a reference gradient from long chains gives the bias. Writes DIR/variance.json.
+    """
+    from thermograd.gradient_variance import ReferenceSettings
+    from thermograd.probe import Changes
+    from thermograd.run import load_run
+    from thermograd.variance_table import VarianceSettings, rows_of, variance_of_run
+
+    settings = VarianceSettings(
+        estimators=tuple(dict.fromkeys(estimators)) or ESTIMATORS,
+        num_batches=batches,
+        num_repeats=repeats,
+        changes=Changes(prior_rule, num_chains, num_rungs, power, num_steps, kernel, start, batch_size),
+        equal_cost=equal_cost,
+        reference=ReferenceSettings(num_burn_in=reference_steps // 2, num_steps=reference_steps)
+        if reference
+        else None,
+        split=split,
+        seed=seed,
+    )
+    record = variance_of_run(load_run(folder, checkpoint), settings, lambda line: click.echo(line, err=True))
+
+    def text() -> None:
+        _print_table(record, rows_of(record))
+        click.echo(NOTE)
+        click.echo(f"Kept, with every layer and rung, in {folder / 'variance.json'}")
+
+    emit(record, as_json, text)
+
+
+def _print_table(record: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+    title = (
+        f"{record['dataset']}:{record['split']}, {record['checkpoint']}, {record['num_batches']} batches of "
+        f"{record['batch_size']} images x {record['num_repeats']} repeats"
+    )
+    measured = record["reference"] is not None
+    sources = (
+        "estimator",
+        "part",
+        "K x M",
+        "evaluations",
+        "chain variance",
+        "batch variance",
+        "normalised",
+        "signal/noise",
+    )
+    cells = [
+        (
+            row["estimator"],
+            row["block"],
+            f"{row['num_rungs']} x {row['num_chains']}",
+            f"{row['num_evaluations_per_image']:.0f}",
+            *(
+                _with_interval(row[key])
+                for key in ("chain_variance", "batch_variance", "normalised_variance")
+            ),
+            _number(row["signal_to_noise"]["value"]),
+        )
+        for row in rows
+    ]
+    print_table(title, sources, cells)
+    if measured:
+        columns = (
+            "estimator",
+            "part",
+            "bias",
+            "sd",
+            "root mean square error",
+            "mean square error",
+            "cosine",
+            "of one",
+        )
+        print_table("Against the reference", columns, [_against_reference(row) for row in rows])
+        reference = record["reference"]
+        click.echo(
+            f"reference: {reference['num_evaluations']:.0f} evaluations an image, R-hat median "
+            f"{reference['r_hat_median']:.3f}, largest {reference['r_hat_largest']:.3f}"
+        )
+        for line in reference["warnings"]:
+            click.echo(f"warning: {line}", err=True)
+    spread = [
+        (name, _with_interval(each["log_likelihood_variance"][-1]))
+        for name, each in record["estimators"].items()
+    ]
+    print_table(None, ("estimator", "Var(l) over draws at t = 1, mean over images, nats^2"), spread)
+
+
+def _against_reference(row: dict[str, Any]) -> tuple[str, ...]:
+    length = row["reference_mean_square"]["value"]
+    chain = row["chain_variance"]["value"]
+    return (
+        row["estimator"],
+        row["block"],
+        _root(row["relative_squared_bias"]),
+        "-" if length is None or length <= 0 else f"{math.sqrt(chain / length):.3g}",
+        _root(row["relative_mean_square_error"]),
+        _with_interval(row["mean_square_error"]),
+        _with_interval(row["cosine"]),
+        _number(row["cosine_of_one"]["value"]),
+    )
+
+
+def _root(square: dict[str, float | None]) -> str:
+    """Return the root of a square with its interval; a square that is not above 0 gives its upper limit alone."""
+    value, low, high = square["value"], square["low"], square["high"]
+    if value is None or high is None or low is None:
+        return "-"
+    if value <= 0:
+        return f"< {math.sqrt(high):.2g}" if high > 0 else "0"
+    return f"{math.sqrt(value):.3g} [{math.sqrt(max(low, 0.0)):.2g}, {math.sqrt(high):.2g}]"
+
+
+def _with_interval(estimate: dict[str, float | None]) -> str:
+    if estimate["low"] is None or estimate["high"] is None:
+        return _number(estimate["value"])
+    return f"{_number(estimate['value'])} [{estimate['low']:.2g}, {estimate['high']:.2g}]"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}"

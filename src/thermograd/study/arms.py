@@ -1,0 +1,112 @@
+"""The arms that come ready, and what a config costs in generator evaluations."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+from thermograd.config import RunConfig
+from thermograd.study.file import ArmConfig, StudyFile
+
+DEFAULTS: dict[str, Any] = {"compute.num_threads": 1}
+"""Of every study: threads change bits, and a run must not depend on how many others run beside it."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One arm in one cell of the grid.
+
+    Attributes:
+        name: as in the file, with its parameter and cell, e.g. "complete-p3[model.latent_dim=16]".
+        cell: the part of the name in brackets, or "".
+        ready: the kind of arm that came ready, or None.
+        overrides: dotted settings on top of the preset.
+        to: for vanilla-matched, the arm whose cost it spends.
+    """
+
+    name: str
+    cell: str
+    ready: str | None
+    overrides: dict[str, Any]
+    to: str | None = None
+
+
+def expand_arms(study: StudyFile) -> list[Arm]:
+    """Return every arm of a study in every cell, in the order of the file."""
+    base = DEFAULTS | flatten(study.overrides)
+    return [
+        Arm(
+            f"{name}{suffix}{cell}", cell, arm.ready, base | ready | flatten(arm.overrides) | settings, arm.to
+        )
+        for outer in _cells(study.grid)
+        for name, arm in study.arms.items()
+        for suffix, ready in ready_settings(arm)
+        for inner in _cells(arm.grid)
+        for settings in [outer | inner]
+        for cell in [_cell_name(settings)]
+    ]
+
+
+def ready_settings(arm: ArmConfig) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield (suffix of the name, dotted settings) for each value of the parameter of an arm that comes ready."""
+    estimator = {"detached": "thermodynamic-detached", "complete": "thermodynamic-complete"}
+    if arm.ready is None:
+        yield "", {}
+    elif arm.ready in estimator:
+        # The complete estimator needs two chains for its covariance; the detached one is happy with one.
+        chains = arm.num_chains or (2 if arm.ready == "complete" else 1)
+        settings = {"gradient.estimator": estimator[arm.ready], "gradient.num_chains": chains}
+        if arm.num_rungs is not None:
+            settings["gradient.num_rungs"] = arm.num_rungs
+        if arm.powers is None:
+            yield "", settings
+        for power in arm.powers or ():
+            schedule = {"gradient.schedule.kind": "power", "gradient.schedule.power": power}
+            yield f"-p{power:g}", settings | schedule
+    else:
+        vanilla = {"gradient.estimator": "maximum-likelihood", "gradient.num_chains": arm.num_chains or 1}
+        if arm.ready == "noise-dial":
+            # Two halves of the chains make the noise; c = 0 has the same chains and none.
+            vanilla["gradient.num_chains"] = arm.num_chains or 2
+            for c in arm.multipliers or ():
+                yield f"-c{c:g}", vanilla | {"gradient.noise_multiplier": c}
+        elif arm.ready == "placebo":
+            for number in arm.streams or (1,):
+                yield "" if arm.streams is None else f"-s{number}", vanilla | {"chain_stream": number}
+        else:
+            yield "", vanilla
+
+
+def _cells(grid: Mapping[str, tuple[Any, ...]]) -> list[dict[str, Any]]:
+    return [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
+
+
+def _cell_name(settings: Mapping[str, Any]) -> str:
+    if not settings:
+        return ""
+    words = (f"{name}={str(value).replace(' ', '')}" for name, value in settings.items())
+    return f"[{','.join(words)}]"
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Turn nested settings into dotted ones: {"a": {"b": 1}} into {"a.b": 1}."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        dotted = f"{prefix}{name}"
+        flat |= flatten(value, f"{dotted}.") if isinstance(value, Mapping) else {dotted: value}
+    return flat
+
+
+def evaluations_per_image(config: RunConfig) -> int:
+    """Return the generator evaluations of a training step's chains, for each image of the batch.
+
+    M (S_0 + S R + D) with M chains, S steps on each of R rungs that run chains, S_0 evaluations to begin
+    (R, or 1 + R per step of the annealed start) and D = 1 where draws of the prior are dealt out to the
+    images. It is what `Ladder.num_evaluations` counts; the backward pass over the ladder is not in it.
+    """
+    gradient, chains = config.gradient, config.posterior_chains
+    own_prior_rung = gradient.estimator != "maximum-likelihood" or gradient.prior_rule != "contrast"
+    num_rungs = gradient.num_rungs if chains.exchange else gradient.num_rungs - 1
+    dealt = 1 if own_prior_rung and not chains.exchange else 0
+    begin = 1 + num_rungs * chains.num_start_steps if chains.start == "annealed" else num_rungs
+    return gradient.num_chains * (begin + num_rungs * chains.num_steps + dealt)

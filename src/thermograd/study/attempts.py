@@ -1,0 +1,153 @@
+"""Who works on a run: claims that exclude each other, heartbeats, and takeovers from the dead.
+
+An attempt is a file `attempts/IDENTITY/0001.json`, claimed by making it where none may be: of several processes that
+claim the same number exactly one succeeds, on any file system that links or creates exclusively. Its modification time
+is its heartbeat, and its end is written into it. The next number may be claimed when the last attempt has ended, its
+process is gone (seen on the same machine only) or its heart stopped. No file is ever removed or handed on, so two
+processes can not both believe that a claim is theirs, and the files are the history of the run.
+"""
+
+import json
+import os
+import secrets
+import socket
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from thermograd.checkpoint import write_atomically
+
+HEARTBEAT = 5.0
+"""Seconds between heartbeats."""
+STALE = 120.0
+"""Seconds without a heartbeat after which an attempt on another machine counts as dead."""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One attempt at a run.
+
+    Attributes:
+        file: its claim.
+        number: counted from 1.
+        facts: host, pid, worker and time of the start; and of the end the state and cause.
+    """
+
+    file: Path
+    number: int
+    facts: dict[str, Any]
+
+    @property
+    def ended(self) -> str | None:
+        """Return how it ended: "done", "stopped" or "failed"; None while it runs, or if it died."""
+        return self.facts.get("ended")
+
+    def is_alive(self, now: float | None = None) -> bool:
+        """Return whether it may still be at work."""
+        if self.ended:
+            return False
+        if self.facts.get("host") == host_name() and not _is_running(self.facts):
+            return False
+        return (time.time() if now is None else now) - self.file.stat().st_mtime < STALE
+
+    @property
+    def died(self) -> bool:
+        """Return whether it ended without a word."""
+        return not self.ended and not self.is_alive()
+
+
+def read_attempts(folder: Path) -> list[Attempt]:
+    """Return the attempts of a run, oldest first."""
+    attempts = []
+    for file in sorted(folder.glob("[0-9]*.json")):
+        try:
+            facts = json.loads(file.read_text())
+        except json.JSONDecodeError:
+            facts = {}  # claimed this moment, or by a process that died then: its heartbeat tells
+        attempts.append(Attempt(file, int(file.stem), facts))
+    return attempts
+
+
+class Claim:
+    """A claim of this process on a run, kept alive by a thread until it is ended."""
+
+    def __init__(self, file: Path, facts: dict[str, Any]):
+        self.file, self.facts = file, facts
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._beat, daemon=True)
+        self._thread.start()
+
+    def _beat(self) -> None:
+        while not self._over.wait(HEARTBEAT):
+            # After a long sleep (a suspended machine) another may have taken over; two must not write on.
+            if time.time() - self.file.stat().st_mtime > STALE and self._was_taken_over():
+                os._exit(1)
+            os.utime(self.file)
+
+    def _was_taken_over(self) -> bool:
+        return any(attempt.number > int(self.file.stem) for attempt in read_attempts(self.file.parent))
+
+    def end(self, state: str, cause: str | None = None) -> None:
+        """Write how it ended."""
+        self._over.set()
+        self._thread.join()
+        facts = {**self.facts, "ended": state, "ended_at": time.time()}
+        write_atomically(self.file, json.dumps(facts if cause is None else {**facts, "cause": cause}))
+
+
+def claim(folder: Path) -> Claim | None:
+    """Claim the next attempt at a run, or return None where another process may be at work."""
+    folder.mkdir(parents=True, exist_ok=True)
+    attempts = read_attempts(folder)
+    if attempts and attempts[-1].is_alive():
+        return None
+    number = attempts[-1].number + 1 if attempts else 1
+    facts = {
+        "host": host_name(),
+        "pid": os.getpid(),
+        "born": _birth(os.getpid()),
+        "worker": os.getppid(),
+        "started": time.time(),
+    }
+    file = folder / f"{number:04d}.json"
+    aside = folder / f".claiming_{secrets.token_hex(8)}"
+    aside.write_text(json.dumps(facts))
+    try:
+        os.link(aside, file)  # with its content or not at all, and never over another
+    except FileExistsError:
+        return None
+    finally:
+        aside.unlink()
+    return Claim(file, facts)
+
+
+def host_name() -> str:
+    """Return a name for this machine that differs between containers that count processes apart."""
+    try:
+        space = os.readlink("/proc/self/ns/pid")
+    except OSError:
+        space = ""
+    return f"{socket.gethostname()}{space}"
+
+
+def _birth(pid: int) -> str | None:
+    """Return when a process began, in ticks since the machine did; None if it is gone, or a zombie."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] in "ZX" else fields[19]
+
+
+def _is_running(facts: dict[str, Any]) -> bool:
+    if Path("/proc/self/stat").exists():
+        return _birth(facts["pid"]) == facts["born"]  # a number can be given to another process
+    try:
+        os.kill(facts["pid"], 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,249 @@
+"""The study file: what is compared, on what, and what is measured; typed, frozen and checked before anything runs.
+
+name: quick
+preset: digits
+overrides: {training.num_epochs: 6}
+seeds: 2
+arms:
+  vanilla: {ready: vanilla}
+  complete: {ready: complete, powers: [1, 3]}
+  slower: {optimiser.generator_lr: 1.0e-4}
+contrasts:
+  - {name: likelihood, a: complete-p3, b: vanilla, metric: log_evidence}
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from thermograd.config import (
+    Number,
+    PositiveFloat,
+    PositiveInt,
+    RunConfig,
+    Section,
+    describe,
+    nearest,
+    preset_names,
+    read_yaml,
+)
+from thermograd.errors import InputError
+
+Ready = Literal["vanilla", "vanilla-matched", "detached", "complete", "noise-dial", "placebo"]
+MAX_CONTRASTS = 3
+"""Confirmatory contrasts of a study: with eight seeds and Holm's correction no more than three can be shown."""
+
+VALUES = (
+    "reconstruction_mean_square_error",
+    "log_likelihood_at_posterior_draws",
+    "energy_posterior",
+    "energy_prior",
+    "log_evidence",
+    "distance_to_nearest_training_image_samples",
+)
+"""What every evaluation measures, and so what a contrast may compare."""
+
+
+class EvaluationConfig(Section):
+    """What is measured on the way and at the end of each run.
+
+    On the way, the training set and the quick distances; at the end, the test set and the full ones.
+    """
+
+    every: PositiveInt | None = Field(None, description="epochs between measurements; None for the end alone")
+    extractor: Literal["auto", "classifier", "efficientnet", "inception", "none"] = "auto"
+    weights: Path | None = Field(None, description="file with the weights of the true Inception")
+    num_images: PositiveInt = Field(1000, description="for reconstruction and energies")
+    num_samples: PositiveInt | None = Field(
+        None, description="drawn at the end; None for as many as the test split"
+    )
+    num_samples_on_the_way: PositiveInt = 1000
+    num_evidence: Annotated[int, Field(ge=0, strict=True)] = Field(
+        50, description="test images whose log p(x) is estimated at the end"
+    )
+    variant: Literal["full", "quick"] = Field("full", description="of the distances at the end")
+
+
+class ContrastConfig(Section):
+    """A difference a - b that is named before the first run, over paired seeds on the test set at the end."""
+
+    name: str
+    a: str = Field(description="an arm")
+    b: str = Field(description="an arm")
+    metric: str = Field(
+        description="a column of the table, e.g. log_evidence or distance:kd-classifier-mnist"
+    )
+
+
+class ArmConfig(Section):
+    """An arm: one that comes ready, with its parameters, or settings of one's own; both can have a grid."""
+
+    ready: Ready | None = None
+    powers: tuple[PositiveFloat, ...] | None = Field(None, description="p, of detached and complete")
+    multipliers: tuple[Annotated[Number, Field(ge=0)], ...] | None = Field(
+        None, description="c, of the noise dial"
+    )
+    streams: tuple[PositiveInt, ...] | None = Field(None, description="chain streams of the placebo")
+    num_rungs: Annotated[int, Field(ge=2, strict=True)] | None = None
+    num_chains: PositiveInt | None = None
+    to: str | None = Field(None, description="arm whose generator evaluations vanilla-matched spends")
+    overrides: dict[str, Any] = Field(default_factory=dict)
+    grid: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather_overrides(cls, values: Any) -> Any:
+        """Take dotted names and groups of a run's settings for overrides."""
+        if not isinstance(values, Mapping):
+            return values
+        own = {name: value for name, value in values.items() if name in cls.model_fields}
+        overrides = dict(own.get("overrides") or {})
+        groups = list(RunConfig.model_fields)
+        for name, value in values.items():
+            if name in own:
+                continue
+            if str(name).split(".")[0] not in groups:
+                raise ValueError(f"has no setting {name!r}{nearest(str(name), [*cls.model_fields, *groups])}")
+            overrides[str(name)] = value
+        return {**own, "overrides": overrides}
+
+    @field_validator("powers", "multipliers", "streams")
+    @classmethod
+    def _check_values(cls, values: tuple[Any, ...] | None) -> tuple[Any, ...] | None:
+        if values is not None and (not values or len(set(values)) < len(values)):
+            raise ValueError(f"must hold different values, at least one, got {list(values)}")
+        return values
+
+    @model_validator(mode="after")
+    def _check(self) -> "ArmConfig":
+        allowed = {
+            "powers": ("detached", "complete"),
+            "num_rungs": ("detached", "complete"),
+            "multipliers": ("noise-dial",),
+            "streams": ("placebo",),
+            "to": ("vanilla-matched",),
+            "num_chains": ("vanilla", "detached", "complete", "noise-dial", "placebo"),
+        }
+        for name, arms in allowed.items():
+            if getattr(self, name) is not None and self.ready not in arms:
+                raise ValueError(
+                    f"has {name!r}, which belongs to ready: {' | '.join(arms)}, got {self.ready}"
+                )
+        if self.ready == "noise-dial" and self.multipliers is None:
+            raise ValueError("needs `multipliers` for ready: noise-dial")
+        return self
+
+
+class StudyFile(Section):
+    """A whole study."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    preset: str
+    overrides: dict[str, Any] = Field(default_factory=dict, description="of every arm, nested or dotted")
+    arms: dict[str, ArmConfig] = Field(min_length=1)
+    seeds: tuple[Annotated[int, Field(ge=0, strict=True)], ...] = Field(description="a count, or a list")
+    grid: dict[str, tuple[Any, ...]] = Field(
+        default_factory=dict, description="setting -> values; every arm is run in every cell"
+    )
+    equal: Literal["epochs", "evaluations"] = "epochs"
+    evaluation: EvaluationConfig = EvaluationConfig()
+    contrasts: tuple[ContrastConfig, ...] = ()
+
+    @field_validator("preset")
+    @classmethod
+    def _check_preset(cls, value: str) -> str:
+        if value not in preset_names():
+            raise ValueError(f"{value!r} is not known{nearest(value, preset_names())}")
+        return value
+
+    @field_validator("seeds", mode="before")
+    @classmethod
+    def _count_seeds(cls, value: Any) -> Any:
+        if isinstance(value, int) and not isinstance(value, bool):
+            if value < 1:
+                raise ValueError(f"must be at least 1, got {value}")
+            return tuple(range(value))
+        return value
+
+    @model_validator(mode="after")
+    def _check(self) -> "StudyFile":
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"`seeds` must be different, at least one, got {list(self.seeds)}")
+        for place, grid in [("grid", self.grid), *((f"arms.{n}.grid", a.grid) for n, a in self.arms.items())]:
+            for name, values in grid.items():
+                if not values:
+                    raise ValueError(f"`{place}.{name}` must hold at least one value, got []")
+        if len(self.contrasts) > MAX_CONTRASTS:
+            raise ValueError(
+                f"`contrasts` must be at most {MAX_CONTRASTS}, so that each can be confirmed, "
+                f"got {len(self.contrasts)}"
+            )
+        names = [contrast.name for contrast in self.contrasts]
+        if len(set(names)) < len(names):
+            raise ValueError(f"`contrasts` must have different names, got {names}")
+        for contrast in self.contrasts:
+            self._check_contrast(contrast)
+        return self
+
+    def _check_contrast(self, contrast: ContrastConfig) -> None:
+        place = f"contrasts.{contrast.name}"
+        if contrast.a == contrast.b:
+            raise ValueError(f"`{place}` must compare two arms, got {contrast.a!r} twice")
+        if contrast.metric.startswith("distance:"):
+            if self.evaluation.extractor == "none":
+                raise ValueError(
+                    f"`{place}.metric` {contrast.metric!r} needs evaluation.extractor other than none"
+                )
+        elif contrast.metric not in VALUES:
+            known = [*VALUES, "distance:kd-NETWORK", "distance:fd-NETWORK"]
+            raise ValueError(
+                f"`{place}.metric` {contrast.metric!r} is not known{nearest(contrast.metric, known)}"
+            )
+        if contrast.metric == "log_evidence" and not self.evaluation.num_evidence:
+            raise ValueError(f"`{place}.metric` 'log_evidence' needs evaluation.num_evidence above 0, got 0")
+
+
+def read_study_file(file: Path) -> StudyFile:
+    """Read and check a study file, or one that comes with the package, by its name.
+
+    Raises:
+        InputError: one line that names each field and value at fault.
+    """
+    if not file.is_file() and file.suffix == "" and file.name in ready_studies() and file.parent == Path("."):
+        file = _studies_folder() / f"{file.name}.yaml"
+    return parse_study(read_yaml(file))
+
+
+def parse_study(values: Mapping[str, Any]) -> StudyFile:
+    """Check nested dictionaries and return the study.
+
+    Raises:
+        InputError: one line that names each field and value at fault.
+    """
+    try:
+        return StudyFile.model_validate(values)
+    except ValidationError as error:
+        raise InputError(" ".join(_describe(error))) from None
+
+
+def _describe(error: ValidationError) -> list[str]:
+    """Describe the errors; `describe` finds the nearest name in fixed groups only, so those of arms are made here."""
+    sentences = []
+    for sentence, item in zip(describe(error, StudyFile), error.errors(), strict=True):
+        place = [str(part) for part in item["loc"]]
+        if item["type"] == "extra_forbidden" and place[0] == "contrasts":
+            hint = nearest(place[-1], list(ContrastConfig.model_fields))
+            sentence = f"`{'.'.join(place)}` is not a setting{hint}."
+        sentences.append(sentence.replace("?.", "?"))
+    return sentences
+
+
+def ready_studies() -> list[str]:
+    """Return the names of the study files that come with the package."""
+    return sorted(entry.stem for entry in _studies_folder().glob("*.yaml"))
+
+
+def _studies_folder() -> Path:
+    return Path(__file__).parents[1] / "studies"

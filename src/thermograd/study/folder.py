@@ -1,0 +1,280 @@
+"""The study folder, in which files are the only truth.
+
+study.json      the study file with its versions, and for each run: identity, arm, seed, the version it came with
+study.yaml      the study file once more, for people
+runs/IDENTITY/  a run folder each, as `thermograd train` makes them
+attempts/IDENTITY/0001.json ...  who worked on it, and how that ended;  IDENTITY/log.txt  what it printed
+results.parquet, results.csv     the table, written at the end of every `study run`
+"""
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from thermograd.checkpoint import write_atomically
+from thermograd.errors import InputError
+from thermograd.study.attempts import Attempt, read_attempts
+from thermograd.study.file import EvaluationConfig, StudyFile, parse_study
+from thermograd.study.plan import PlannedRun, plan_runs
+
+FROZEN = ("name", "preset", "overrides", "equal", "evaluation", "contrasts")
+"""What a study can not change once it has begun: contrasts are only worth something if they were named before."""
+
+
+@dataclass(frozen=True)
+class StudyRun:
+    """One run of a study folder.
+
+    Attributes:
+        identity: hash of its config, and name of its folder.
+        arm: name of its arm.
+        ready: kind of arm that came ready, or None.
+        seed: its seed.
+        added: version of the study it came with, 0 for the first.
+        config: resolved, as plain data.
+        requested: on top of the preset, as plain data.
+        num_steps: training steps.
+        num_images: training images.
+        evaluations: generator evaluations that training spends on chains.
+    """
+
+    identity: str
+    arm: str
+    ready: str | None
+    seed: int
+    added: int
+    config: dict[str, Any]
+    requested: dict[str, Any]
+    num_steps: int
+    num_images: int
+    evaluations: int
+
+
+@dataclass(frozen=True)
+class StudyFolder:
+    """A study on disk: its folder, what is measured, and its runs."""
+
+    path: Path
+    study: StudyFile
+    runs: tuple[StudyRun, ...]
+
+    def run_folder(self, identity: str) -> Path:
+        """Return the folder of a run."""
+        return self.path / "runs" / identity
+
+    def attempts_folder(self, identity: str) -> Path:
+        """Return the folder of the attempts at a run."""
+        return self.path / "attempts" / identity
+
+    def run(self, identity: str) -> StudyRun:
+        """Return a run by its identity."""
+        return next(run for run in self.runs if run.identity == identity)
+
+
+def make_study(file: StudyFile, path: Path) -> StudyFolder:
+    """Make a study folder, or open it where it holds the same study.
+
+    Raises:
+        InputError: the folder holds something else, or another version of the study.
+    """
+    if (path / "study.json").is_file():
+        held = open_study(path)
+        if held.study != file:
+            changed = ", ".join(_changes(held.study, file))
+            raise InputError(
+                f"`out` {path} holds another version of study {held.study.name!r} (changed: {changed}); "
+                f"extend it with `study add`, or choose another --out."
+            )
+        return held
+    if path.exists() and (not path.is_dir() or {entry.name for entry in path.iterdir()} - _begun()):
+        raise InputError(f"`out` {path} is not empty and holds no study.")
+    _write(path, file, [_as_run(run, 0) for run in plan_runs(file)], [{"time": time.time(), "version": 0}])
+    return open_study(path)
+
+
+def extend_study(file: StudyFile, path: Path) -> tuple[StudyFolder, int]:
+    """Add the arms, seeds and cells of a larger study file to a study folder; return it and how many runs are new.
+
+    Raises:
+        InputError: the file changes what was named before the first run, or lacks a run that the study has.
+    """
+    held = open_study(path)
+    for name in FROZEN:
+        if getattr(held.study, name) != getattr(file, name):
+            raise InputError(f"`{name}` can not change once a study has begun; start another study.")
+    planned = plan_runs(file)
+    known = {run.identity: run for run in held.runs}
+    lacking = set(known) - {run.config.identity for run in planned}
+    if lacking:
+        run = known[min(lacking)]
+        raise InputError(
+            f"`arms` of the file lack a run of the study: {run.arm}, seed {run.seed}; only add to it."
+        )
+    versions = json.loads((path / "study.json").read_text())["versions"]
+    new = [_as_run(run, len(versions)) for run in planned if run.config.identity not in known]
+    if new:
+        versions.append({"time": time.time(), "version": len(versions)})
+        _write(path, file, [_plain(run) for run in held.runs] + new, versions)
+    return open_study(path), len(new)
+
+
+def open_study(path: Path) -> StudyFolder:
+    """Open a study folder.
+
+    Raises:
+        InputError: it is none.
+    """
+    if not (path / "study.json").is_file():
+        raise InputError(f"`study` {path} is not a study folder: it has no study.json.")
+    held = json.loads((path / "study.json").read_text())
+    return StudyFolder(path, parse_study(held["study"]), tuple(StudyRun(**run) for run in held["runs"]))
+
+
+def _begun() -> set[str]:
+    """Return what a process that died while it made the folder may have left."""
+    names = ("study.yaml", "study.json")
+    return {"study.yaml", *(f".writing_{name}" for name in names)}
+
+
+def _write(path: Path, file: StudyFile, runs: list[dict[str, Any]], versions: list[dict[str, Any]]) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"`out` {path} can not be made: {error.strerror}.") from None
+    study = file.model_dump(mode="json")
+    write_atomically(path / "study.yaml", yaml.safe_dump(study, sort_keys=False))
+    # Written last, and in one piece: while it is there, the folder is a study's.
+    whole = {"study": study, "versions": versions, "runs": runs}
+    write_atomically(path / "study.json", json.dumps(whole, indent=1))
+
+
+def _as_run(run: PlannedRun, added: int) -> dict[str, Any]:
+    return _plain(
+        StudyRun(
+            identity=run.config.identity,
+            arm=run.arm,
+            ready=run.ready,
+            seed=run.config.seed,
+            added=added,
+            config=run.config.model_dump(mode="json"),
+            requested=json.loads(json.dumps(run.requested, default=str)),
+            num_steps=run.num_steps,
+            num_images=run.num_images,
+            evaluations=run.evaluations,
+        )
+    )
+
+
+def _plain(run: StudyRun) -> dict[str, Any]:
+    return dict(vars(run))
+
+
+def _changes(old: StudyFile, new: StudyFile) -> list[str]:
+    return [name for name in StudyFile.model_fields if getattr(old, name) != getattr(new, name)]
+
+
+# --- the state of each run ---
+
+
+def is_done(folder: Path, evaluation: EvaluationConfig) -> bool:
+    """Return whether a run is trained to its end and was measured there, as its own folder says."""
+    status = read_status(folder)
+    if status.get("state") != "done":
+        return False
+    return has_record(folder, "test", status["num_steps"])
+
+
+def has_record(folder: Path, split: str, step: int) -> bool:
+    """Return whether evaluation.json holds a measurement of a checkpoint on a split."""
+    file = folder / "evaluation.json"
+    records = json.loads(file.read_text()) if file.is_file() else []
+    return any(record["split"] == split and record["step"] == step for record in records)
+
+
+def read_status(folder: Path) -> dict[str, Any]:
+    """Return status.json of a run folder; empty where it was not begun."""
+    file = folder / "status.json"
+    return json.loads(file.read_text()) if file.is_file() else {}
+
+
+def study_status(folder: StudyFolder) -> dict[str, Any]:
+    """Return where each run stands, and the seconds that are left.
+
+    States: waiting, running, interrupted (it will go on where it stopped), failed, done. The time left is what the
+    remaining steps take at the pace of the arm so far (of all arms where it has none), over the runs at work.
+    """
+    rows = []
+    for run in folder.runs:
+        attempts = read_attempts(folder.attempts_folder(run.identity))
+        last = attempts[-1] if attempts else None
+        status = read_status(folder.run_folder(run.identity))
+        state = _state(folder, run, last)
+        step = run.num_steps if state == "done" else _newest(folder.run_folder(run.identity)).get("step", 0)
+        rows.append(
+            {
+                "arm": run.arm,
+                "seed": run.seed,
+                "identity": run.identity,
+                "state": state,
+                "step": step,
+                "num_steps": run.num_steps,
+                "attempts": len(attempts),
+                "cause": last.facts.get("cause") if last is not None and state == "failed" else None,
+                "updated": status.get("updated"),
+            }
+        )
+    counts = {state: sum(row["state"] == state for row in rows) for state in STATES}
+    return {
+        "study": folder.study.name,
+        "counts": counts,
+        "seconds_left": _seconds_left(folder, rows),
+        "runs": rows,
+    }
+
+
+STATES = ("waiting", "running", "interrupted", "failed", "done")
+
+
+def _state(folder: StudyFolder, run: StudyRun, last: Attempt | None) -> str:
+    if is_done(folder.run_folder(run.identity), folder.study.evaluation):
+        return "done"
+    if last is None:
+        return "waiting"
+    if last.is_alive():
+        return "running"
+    return "failed" if last.ended == "failed" else "interrupted"
+
+
+def _newest(folder: Path) -> dict[str, Any]:
+    """Return the newest whole training record of a run."""
+    file = folder / "metrics.jsonl"
+    for line in reversed(file.read_text().splitlines() if file.is_file() else []):
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            continue  # being written this moment
+        if record["kind"] == "train":
+            return record
+    return {}
+
+
+def _seconds_left(folder: StudyFolder, rows: list[Mapping[str, Any]]) -> float | None:
+    paces: dict[str, list[float]] = {}
+    for row in rows:
+        record = _newest(folder.run_folder(row["identity"]))
+        if record:
+            paces.setdefault(row["arm"], []).append(record["seconds"])
+    if not paces:
+        return None
+    overall = sum(sum(values) for values in paces.values()) / sum(len(values) for values in paces.values())
+    left = 0.0
+    for row in rows:
+        if row["state"] not in ("done", "failed"):
+            values = paces.get(row["arm"], [overall])
+            left += (row["num_steps"] - row["step"]) * sum(values) / len(values)
+    return left / max(1, sum(row["state"] == "running" for row in rows))

@@ -1,0 +1,262 @@
+"""Arms x cells x seeds -> runs, each with what it costs, before any is started."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from thermograd.config import RunConfig, nearest, resolve
+from thermograd.errors import InputError
+from thermograd.study.arms import Arm, evaluations_per_image, expand_arms
+from thermograd.study.file import StudyFile
+
+if TYPE_CHECKING:
+    from thermograd.data import ImageDataset
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run of a study.
+
+    Attributes:
+        arm: name of the arm, cell and all.
+        ready: kind of arm that came ready, or None.
+        config: the run, whose identity names its folder.
+        requested: settings on top of the preset, nested.
+        num_images: images of the training set.
+    """
+
+    arm: str
+    ready: str | None
+    config: RunConfig
+    requested: dict[str, Any]
+    num_images: int
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Return the steps of an epoch; the incomplete last batch sits out."""
+        return self.num_images // self.config.training.batch_size
+
+    @property
+    def num_steps(self) -> int:
+        """Return the training steps."""
+        return self.steps_per_epoch * self.config.training.num_epochs
+
+    @property
+    def evaluations(self) -> int:
+        """Return the generator evaluations that all of training spends on chains."""
+        return self.num_steps * self.config.training.batch_size * evaluations_per_image(self.config)
+
+
+def plan_runs(study: StudyFile) -> list[PlannedRun]:
+    """Return the runs of a study, seeds within arms, after checking every config and data set.
+
+    With `equal: epochs` each arm trains for its own `training.num_epochs`, most often the preset's. With
+    `equal: evaluations` the first arm of the file (in the first cell) sets a budget, the generator evaluations of its
+    epochs, and every other arm trains for the whole number of epochs whose evaluations come nearest to it.
+
+    Raises:
+        InputError: a setting at fault (the message names the arm), two arms that are the same run, a contrast of an
+            arm that does not exist, data that does not load, or an arm that can not be held equal.
+    """
+    arms = expand_arms(study)
+    names = [arm.name for arm in arms]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"`arms` give the name {name!r} twice; rename one.")
+    for contrast in study.contrasts:
+        for side in (contrast.a, contrast.b):
+            if side not in names:
+                raise InputError(
+                    f"`contrasts.{contrast.name}` names no arm {side!r}{nearest(side, names)}.".replace(
+                        "?.", "?"
+                    )
+                )
+    configs = _match_compute(study, arms)
+    sizes = _check_data(configs)
+    if study.equal == "evaluations":
+        configs = _match_evaluations(study, arms, configs, sizes)
+    runs = [
+        PlannedRun(arm.name, arm.ready, config, requested, sizes[_data_key(config)])
+        for arm, settings in zip(arms, configs, strict=True)
+        for config, requested in (_resolve(study, arm.name, settings[1], seed) for seed in study.seeds)
+    ]
+    first: dict[str, str] = {}
+    for run in runs:
+        other = first.setdefault(run.config.identity, run.arm)
+        if other != run.arm:
+            raise InputError(f"`arms` {other!r} and {run.arm!r} are the same run; remove one.")
+    return runs
+
+
+Resolved = tuple[RunConfig, dict[str, Any]]
+
+
+def _resolve(study: StudyFile, arm: str, overrides: Mapping[str, Any], seed: int) -> Resolved:
+    if "seed" in overrides:
+        raise InputError(f"`arms.{arm}` must not set `seed`: seeds are paired across arms by `seeds`.")
+    try:
+        return resolve(study.preset, overrides={**overrides, "seed": seed})
+    except InputError as error:
+        raise InputError(f"`arms.{arm}`: {error}") from None
+
+
+def _match_compute(study: StudyFile, arms: list[Arm]) -> list[tuple[RunConfig, dict[str, Any]]]:
+    """Return (config at the first seed, overrides) of each arm, vanilla-matched with the chains it can afford."""
+    overrides = [dict(arm.overrides) for arm in arms]
+    configs = [
+        _resolve(study, arm.name, o, study.seeds[0])[0] for arm, o in zip(arms, overrides, strict=True)
+    ]
+    by_name = {arm.name: config for arm, config in zip(arms, configs, strict=True)}
+    for i, arm in enumerate(arms):
+        if arm.ready != "vanilla-matched":
+            continue
+        ladders = [a.name for a in arms if a.ready in ("complete", "detached") and a.cell == arm.cell]
+        if arm.to is None and not ladders:
+            raise InputError(f"`arms.{arm.name}` has no ladder to match: name an arm in `to`.")
+        to = arm.to or ladders[0]
+        target = by_name.get(f"{to}{arm.cell}", by_name.get(to))
+        if target is None or to == arm.name:
+            raise InputError(
+                f"`arms.{arm.name}.to` names no arm {to!r}{nearest(to, list(by_name))}.".replace("?.", "?")
+            )
+        chains = max(1, round(evaluations_per_image(target) / evaluations_per_image(configs[i])))
+        overrides[i]["gradient.num_chains"] = chains
+    return [
+        (_resolve(study, arm.name, o, study.seeds[0])[0], o) for arm, o in zip(arms, overrides, strict=True)
+    ]
+
+
+def _match_evaluations(
+    study: StudyFile, arms: list[Arm], configs: list[Resolved], sizes: dict[str, int]
+) -> list[Resolved]:
+    """Return the arms with the epochs whose evaluations come nearest to those of the first arm."""
+
+    def of_an_epoch(config: RunConfig) -> int:
+        images = sizes[_data_key(config)] // config.training.batch_size * config.training.batch_size
+        return images * evaluations_per_image(config)
+
+    budget = configs[0][0].training.num_epochs * of_an_epoch(configs[0][0])
+    matched = []
+    for arm, (config, overrides) in zip(arms, configs, strict=True):
+        epochs = round(budget / of_an_epoch(config))
+        if epochs < 1:
+            raise InputError(
+                f"`equal` evaluations leaves `arms.{arm.name}` no epoch: one costs {of_an_epoch(config):,} "
+                f"generator evaluations, and {arms[0].name!r} spends {budget:,} in all; raise its num_epochs."
+            )
+        new = {**overrides, "training.num_epochs": epochs}
+        matched.append((_resolve(study, arm.name, new, study.seeds[0])[0], new))
+    return matched
+
+
+def _data_key(config: RunConfig) -> str:
+    return config.data.model_dump_json() + str(config.model.image_shape)
+
+
+def _check_data(configs: list[Resolved]) -> dict[str, int]:
+    """Load each data set once, for its size and so that a missing one is found now."""
+    from thermograd.build import load_data
+
+    sizes: dict[str, int] = {}
+    for config, _ in configs:
+        key = _data_key(config)
+        if key not in sizes:
+            sizes[key] = len(load_data(config))
+            load_data(config, "test")
+        if config.training.batch_size > sizes[key]:
+            raise InputError(
+                f"`training.batch_size` must be at most the {sizes[key]} training images of {config.data.name}, "
+                f"got {config.training.batch_size}."
+            )
+    return sizes
+
+
+def check_metrics(study: StudyFile, runs: list[PlannedRun]) -> None:
+    """Check that the runs will measure what the contrasts compare.
+
+    Raises:
+        InputError: a distance by a network that the study does not use, or one that has no labels to learn from.
+    """
+    from thermograd.build import load_data
+
+    known: set[str] = set()
+    extractor = study.evaluation.extractor
+    by_key = {_data_key(run.config): run.config for run in runs}
+    for config in by_key.values():
+        data: ImageDataset = load_data(config, "test")
+        network = extractor
+        if network == "auto":
+            network = "classifier" if data.labels is not None else "efficientnet"
+        if network == "classifier" and data.labels is None:
+            raise InputError(f"`evaluation.extractor` classifier needs labels, and {data.name} has none.")
+        names = {"classifier": f"classifier-{data.name}", "efficientnet": "efficientnet-lite0"}
+        if network in names:
+            known |= {f"distance:{kind}-{names[network]}" for kind in ("fd", "kd", "fd-infinity")}
+        elif network == "inception":
+            known |= {"distance:FID", "distance:FID-infinity", "distance:KID"}
+    for contrast in study.contrasts:
+        if contrast.metric.startswith("distance:") and contrast.metric not in known:
+            raise InputError(
+                f"`contrasts.{contrast.name}.metric` {contrast.metric!r} will not be measured"
+                f"{nearest(contrast.metric, sorted(known))}.".replace("?.", "?")
+            )
+
+
+def time_steps(runs: list[PlannedRun], num_timed: int = 2) -> dict[str, float]:
+    """Return the seconds of a training step of each arm: the quickest of `num_timed`, after one to warm up.
+
+    Chains are stored for a batch only, so that timing needs little memory; evaluation is not timed.
+    """
+    import torch
+
+    from thermograd.build import batch_images, build_model, load_data
+    from thermograd.training import Trainer
+
+    before = torch.get_num_threads()
+    seconds: dict[str, float] = {}
+    try:
+        for run in runs:
+            if run.arm in seconds:
+                continue
+            config = run.config
+            torch.set_num_threads(config.compute.num_threads or before)
+            size = config.training.batch_size
+            trainer = Trainer(config, build_model(config), size)
+            x = batch_images(config, load_data(config), range(size), 0, trainer.device)
+            times = []
+            for step in range(1 + num_timed):
+                begun = time.perf_counter()
+                trainer.step(x, torch.arange(size), step, 0)
+                times.append(time.perf_counter() - begun)
+            seconds[run.arm] = min(times[1:])
+    finally:
+        torch.set_num_threads(before)
+    return seconds
+
+
+def describe_plan(study: StudyFile, runs: list[PlannedRun], seconds: Mapping[str, float]) -> dict[str, Any]:
+    """Return the plan as plain data: a row a run, and the totals."""
+    rows = [
+        {
+            "arm": run.arm,
+            "seed": run.config.seed,
+            "identity": run.config.identity,
+            "epochs": run.config.training.num_epochs,
+            "steps": run.num_steps,
+            "chains": run.config.gradient.num_chains,
+            "rungs": run.config.gradient.num_rungs,
+            "evaluations_per_image_and_step": evaluations_per_image(run.config),
+            "evaluations": run.evaluations,
+            "hours": run.num_steps * seconds[run.arm] / 3600,
+        }
+        for run in runs
+    ]
+    return {
+        "study": study.name,
+        "equal": study.equal,
+        "num_runs": len(rows),
+        "evaluations": sum(run.evaluations for run in runs),
+        "hours_on_one_worker": sum(row["hours"] for row in rows),
+        "runs": rows,
+    }

@@ -1,0 +1,158 @@
+"""The procedure of one run, in a process of its own.
+
+Train to the next epoch at which the study measures, measure there on the training set (quick distances), go on; at the
+end measure on the test set as well. All that was done is read off the run folder, so a run that died goes on from its
+last checkpoint, and what was measured is not measured again.
+"""
+
+import json
+import os
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from thermograd.checkpoint import list_checkpoints
+from thermograd.config import RunConfig, validate_config
+from thermograd.study.attempts import claim
+from thermograd.study.file import EvaluationConfig
+from thermograd.study.folder import StudyFolder, has_record, is_done, open_study
+
+DONE, FAILED, BUSY, STOPPED = 0, 1, 3, 4
+"""Exit codes of a process that works on a run."""
+GRACE = 30.0
+"""Seconds that a process has for a last checkpoint, once its worker is gone."""
+
+
+def work_in_this_process(path: Path, identity: str) -> int:
+    """Claim a run of a study, work on it until it is done, and return an exit code.
+
+    The process stops when its standard input is closed: the worker that started it holds the other end, so a worker
+    that is killed takes its run down with it, after a last checkpoint.
+    """
+    held = claim(open_study(path).attempts_folder(identity))
+    if held is None:
+        return BUSY
+    stopped = threading.Event()
+    threading.Thread(target=_watch_lifeline, args=(stopped,), daemon=True).start()
+    try:
+        state = work(open_study(path), identity, stopped.is_set)
+    except Exception as error:  # whatever it is, the study reports it and goes on with the other runs
+        cause = " ".join(str(error).split()) or type(error).__name__
+        name = "" if isinstance(error, (RuntimeError, ValueError)) else f"{type(error).__name__}: "
+        held.end("failed", f"{name}{cause}")
+        raise
+    held.end(state)
+    return DONE if state == "done" else STOPPED
+
+
+def _watch_lifeline(stopped: threading.Event) -> None:
+    while sys.stdin.buffer.raw.read(1):  # type: ignore[attr-defined]
+        pass
+    stopped.set()
+    threading.Event().wait(GRACE)
+    os._exit(STOPPED)
+
+
+def work(folder: StudyFolder, identity: str, should_stop: Callable[[], bool] = lambda: False) -> str:
+    """Bring a run to its end, or until asked to stop; return "done" or "stopped"."""
+    from thermograd.run import load_run, train_run
+
+    planned = folder.run(identity)
+    config = validate_config(planned.config)
+    run_folder, evaluation = folder.run_folder(identity), folder.study.evaluation
+    points = measuring_steps(config, evaluation, planned.num_steps)
+    while not is_done(run_folder, evaluation):
+        step = 0
+        if list_checkpoints(run_folder / "checkpoints"):
+            run = load_run(run_folder)
+            step = run.checkpoint.step
+            for split in _splits(step, points, planned.num_steps):
+                if not has_record(run_folder, split, step):
+                    _measure(run, split, evaluation)
+                if should_stop():
+                    return "stopped"
+            if is_done(run_folder, evaluation):
+                break
+        done = _Counter()
+        end = min((point for point in points if point > step), default=planned.num_steps)
+        train_run(
+            config,
+            run_folder,
+            requested=planned.requested,
+            on_step=done,
+            on_message=print,
+            should_stop=lambda end=end, done=done: should_stop() or done.step >= end,
+        )
+        if should_stop() and done.step < planned.num_steps:
+            return "stopped"
+    return "done"
+
+
+class _Counter:
+    """The step that training has reached."""
+
+    step = 0
+
+    def __call__(self, step: int, num_steps: int, record: Mapping[str, Any]) -> None:
+        self.step = step
+
+
+def measuring_steps(config: RunConfig, evaluation: EvaluationConfig, num_steps: int) -> list[int]:
+    """Return the steps after which a run is measured on the training set; the last is its end."""
+    if evaluation.every is None:
+        return [num_steps]
+    steps_per_epoch = num_steps // config.training.num_epochs
+    inner = range(evaluation.every, config.training.num_epochs, evaluation.every)
+    return [*(epoch * steps_per_epoch for epoch in inner), num_steps]
+
+
+def _splits(step: int, points: list[int], num_steps: int) -> list[str]:
+    """Return what a checkpoint is measured on."""
+    return (["train"] if step in points else []) + (["test"] if step == num_steps else [])
+
+
+def _measure(run: Any, split: str, evaluation: EvaluationConfig) -> None:
+    """Measure a checkpoint and add the record to its evaluation.json.
+
+    The streams of an evaluation are those of the run's seed, so arms of one seed are measured alike, and seeds apart.
+    """
+    from thermograd.evaluation import EvaluationSettings, evaluate_run
+
+    at_the_end = split == "test"
+    settings = EvaluationSettings(
+        split=split,
+        num_images=evaluation.num_images,
+        num_samples=evaluation.num_samples if at_the_end else evaluation.num_samples_on_the_way,
+        num_evidence=evaluation.num_evidence if at_the_end else 0,
+        extractor=evaluation.extractor,
+        weights=evaluation.weights,
+        variant=evaluation.variant if at_the_end else "quick",
+        seed=run.config.seed,
+    )
+    evaluate_run(run, settings)
+
+
+def prepare_features(folder: StudyFolder) -> None:
+    """Train the classifiers of the distances once, so that workers find them in the cache."""
+    import torch
+
+    from thermograd.build import load_data
+    from thermograd.data import load_dataset
+    from thermograd.evaluation import make_extractor
+
+    if folder.study.evaluation.extractor not in ("auto", "classifier"):
+        return
+    before = torch.get_num_threads()
+    configs = {json.dumps(run.config["data"]): validate_config(run.config) for run in folder.runs}
+    for config in configs.values():
+        own = config.data.path is not None
+        splits = {
+            split: load_data(config, split) if own else load_dataset(config.data.name, split)
+            for split in ("train", "test")
+        }
+        if all(data.labels is not None for data in splits.values()):
+            torch.set_num_threads(config.compute.num_threads or before)
+            make_extractor("classifier", splits["test"].name, splits)
+    torch.set_num_threads(before)

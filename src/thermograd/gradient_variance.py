@@ -348,8 +348,8 @@ class ReferenceSettings:
         step_size: where MALA's step sizes begin.
     """
 
-    num_rungs: int = 6
-    power: float = 3.0
+    num_rungs: int = 12
+    power: float = 5.0
     num_chains: int = 4
     num_burn_in: int = 100
     num_steps: int = 200

@@ -128,16 +128,16 @@ def variance_of_run(
 
 
 def _check(settings: VarianceSettings) -> None:
-    for field, value, least in (
+    for name, value, least in (
         ("batches", settings.num_batches, 3),
         ("repeats", settings.num_repeats, 2),
         ("estimator", len(settings.estimators), 1),
     ):
         if value < least:
-            raise InputError(f"`{field}` must be at least {least}, got {value}.")
-    for name in settings.estimators:
-        if name not in ESTIMATORS:
-            raise InputError(f"`estimator` must be one of {', '.join(ESTIMATORS)}, got {name!r}.")
+            raise InputError(f"`{name}` must be at least {least}, got {value}.")
+    for estimator in settings.estimators:
+        if estimator not in ESTIMATORS:
+            raise InputError(f"`estimator` must be one of {', '.join(ESTIMATORS)}, got {estimator!r}.")
     if settings.split not in ("train", "test"):
         raise InputError(f"`split` must be train or test, got {settings.split!r}.")
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import click
 
 from thermograd import __version__
-from thermograd.cli import data, doctor, measure, study, train, validate, variance
+from thermograd.cli import data, doctor, measure, report, study, train, validate, variance
 from thermograd.errors import InputError, RunError
 
 
@@ -39,6 +39,7 @@ for command in (
     data.data,
     doctor.doctor,
     study.study,
+    report.report,
     validate.validate,
 ):
     app.add_command(command)

@@ -2,6 +2,7 @@
 
 import time
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -210,7 +211,7 @@ def status(folder: Path, watch: bool, as_json: bool) -> None:
         record = study_status(opened)
         if watch and not as_json:
             click.clear()
-        emit(record, as_json, lambda record=record: _print_status(record))
+        emit(record, as_json, partial(_print_status, record))
         counts = record["counts"]
         if not watch or counts["done"] + counts["failed"] == len(record["runs"]):
             return

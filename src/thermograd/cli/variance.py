@@ -9,10 +9,10 @@ import click
 from thermograd.cli.common import emit, folder_argument, json_option, print_table
 
 NOTE = (
-    "Variances and the mean square error are means over parameters, with 95 % intervals over batches. Bias, sd (root of "
-    "the chain variance) and root mean square error are relative to the length of the gradient of log p(x) of the same "
-    "batch, as long chains give it: an estimator that aims elsewhere has that aim counted as bias. cosine is that of "
-    "the mean estimate, `of one` that of a single one."
+    "Variances and the mean square error are means over parameters, with 95 % intervals over batches. Bias, sd (root "
+    "of the chain variance) and root mean square error are relative to the length of the gradient of log p(x) of the "
+    "same batch, as long chains give it: an estimator that aims elsewhere has that aim counted as bias. cosine is "
+    "that of the mean estimate, `of one` that of a single one."
 )
 positive = click.IntRange(min=1)
 ESTIMATORS = (

@@ -24,11 +24,11 @@ from thermograd.study.folder import StudyFolder, is_done, open_study
 
 CLUSTERS = {
     "LocalCluster": ("distributed", "dask[distributed]"),
-    "dask_jobqueue.SLURMCluster": ("dask_jobqueue", "dask-jobqueue"),
-    "dask_jobqueue.PBSCluster": ("dask_jobqueue", "dask-jobqueue"),
-    "dask_kubernetes.operator.KubeCluster": ("dask_kubernetes.operator", "dask-kubernetes"),
+    "SLURMCluster": ("dask_jobqueue", "dask-jobqueue"),
+    "PBSCluster": ("dask_jobqueue", "dask-jobqueue"),
+    "KubeCluster": ("dask_kubernetes.operator", "dask-kubernetes"),
 }
-"""Cluster class -> (module, what to install)."""
+"""Cluster class -> (module, what to install); the class may be written with its module."""
 MAX_DEATHS = 10
 """Times that a run's process or worker may die, of whatever outside cause, before the run counts as failed."""
 
@@ -240,20 +240,18 @@ def read_cluster_file(file: Path) -> tuple[Any, int, dict[str, Any]]:
     for name in values:
         if name not in known:
             raise InputError(f"`cluster` {file}: `{name}` is not a setting{nearest(str(name), known)}")
-    name, num_workers, options = (
-        values.get("class"),
-        values.get("num_workers", 1),
-        values.get("options") or {},
-    )
-    if name not in CLUSTERS:
-        raise InputError(f"`class` {name!r} is not a known cluster{nearest(str(name), list(CLUSTERS))}")
+    written, num_workers = str(values.get("class")), values.get("num_workers", 1)
+    options = values.get("options") or {}
+    name = written.rpartition(".")[2]
+    if name not in CLUSTERS or written not in (name, f"{CLUSTERS[name][0]}.{name}"):
+        raise InputError(f"`class` {written!r} is not a known cluster{nearest(name, list(CLUSTERS))}")
     if isinstance(num_workers, bool) or not isinstance(num_workers, int) or num_workers < 1:
         raise InputError(f"`num_workers` must be at least 1, got {num_workers!r}.")
     if not isinstance(options, dict):
         raise InputError(f"`options` must be a mapping, got {options!r}.")
     module, package = CLUSTERS[name]
     try:
-        return getattr(import_module(module), name.rpartition(".")[2]), num_workers, options
+        return getattr(import_module(module), name), num_workers, options
     except ImportError:
         raise InputError(f"`class` {name} is not installed: pip install {package}") from None
 

@@ -9,7 +9,7 @@ results.parquet, results.csv     the table, written at the end of every `study r
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -263,7 +263,7 @@ def _newest(folder: Path) -> dict[str, Any]:
     return {}
 
 
-def _seconds_left(folder: StudyFolder, rows: list[Mapping[str, Any]]) -> float | None:
+def _seconds_left(folder: StudyFolder, rows: Sequence[Mapping[str, Any]]) -> float | None:
     paces: dict[str, list[float]] = {}
     for row in rows:
         record = _newest(folder.run_folder(row["identity"]))

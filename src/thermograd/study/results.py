@@ -72,12 +72,11 @@ def query_study(path: Path | str, sql: str) -> "pd.DataFrame":
         connection.register("results", results)
         files = [str(file) for file in sorted(Path(path).glob("runs/*/metrics.jsonl"))]
         if files:
-            lines = connection.read_json(
-                files, format="newline_delimited", union_by_name=True, ignore_errors=True, filename=True
-            )
-            lines.create_view("lines")
+            names = ", ".join("'" + file.replace("'", "''") + "'" for file in files)
             connection.execute(
-                "CREATE VIEW metrics AS SELECT string_split(filename, '/')[-2] AS run, * EXCLUDE (filename) FROM lines"
+                "CREATE VIEW metrics AS SELECT string_split(filename, '/')[-2] AS run, * EXCLUDE (filename) "
+                f"FROM read_json([{names}], format = 'newline_delimited', union_by_name = true, "
+                "ignore_errors = true, filename = true)"
             )
         return connection.sql(sql).df()
     except duckdb.Error as error:

@@ -48,7 +48,7 @@ def work_in_this_process(path: Path, identity: str) -> int:
 
 
 def _watch_lifeline(stopped: threading.Event) -> None:
-    while sys.stdin.buffer.raw.read(1):  # type: ignore[attr-defined]
+    while os.read(sys.stdin.fileno(), 1):
         pass
     stopped.set()
     threading.Event().wait(GRACE)
@@ -75,28 +75,32 @@ def work(folder: StudyFolder, identity: str, should_stop: Callable[[], bool] = l
                     return "stopped"
             if is_done(run_folder, evaluation):
                 break
-        done = _Counter()
         end = min((point for point in points if point > step), default=planned.num_steps)
+        done = _Counter(step, end, should_stop)
         train_run(
             config,
             run_folder,
             requested=planned.requested,
             on_step=done,
             on_message=print,
-            should_stop=lambda end=end, done=done: should_stop() or done.step >= end,
+            should_stop=done.stop,
         )
-        if should_stop() and done.step < planned.num_steps:
+        if done.step < end:
             return "stopped"
     return "done"
 
 
 class _Counter:
-    """The step that training has reached."""
+    """Counts the steps of training, and stops it at `end`, or where it is asked to."""
 
-    step = 0
+    def __init__(self, step: int, end: int, should_stop: Callable[[], bool]):
+        self.step, self.end, self.should_stop = step, end, should_stop
 
     def __call__(self, step: int, num_steps: int, record: Mapping[str, Any]) -> None:
         self.step = step
+
+    def stop(self) -> bool:
+        return self.should_stop() or self.step >= self.end
 
 
 def measuring_steps(config: RunConfig, evaluation: EvaluationConfig, num_steps: int) -> list[int]:

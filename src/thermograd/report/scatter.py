@@ -1,0 +1,105 @@
+"""The figure of the question: distance against the variance of the gradient, with bias and p as colour."""
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from thermograd.association import Line, fit_line
+from thermograd.report.collect import StudyData
+from thermograd.report.conclusions import variance_column
+from thermograd.report.style import FAINT, Missing, Plot, panels
+from thermograd.report.words import label, number
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+def distance_against_variance(data: StudyData, metric: str | None) -> Plot | Missing:
+    """Draw the distance against the variance at the end, a row a model, bias and p as colour."""
+    title = "Distance against the variance of the gradient"
+    variance = variance_column(data.table)
+    if metric is None or variance is None:
+        return Missing(title, "it takes both a distance and probes of the gradient (`probe.every`).")
+    rows = data.table[(data.table["split"] == "test") & data.table["is_final"].astype(bool)]
+    rows = rows[(rows[variance] > 0) & rows[metric].notna()]
+    if len(rows) < 3:
+        return Missing(title, "fewer than three runs have come to their end.")
+    rows = rows.assign(
+        p=rows["power"].where((rows["estimator"] != "maximum-likelihood") & (rows["schedule"] == "power"))
+    )
+    colours = {"relative_squared_bias": "relative squared bias", "p": "power p of the schedule"}
+    colours = {name: words for name, words in colours.items() if rows[name].notna().any()} or {"": ""}
+    models = list(dict.fromkeys(zip(rows["network"], rows["latent_dim"], strict=True)))
+    slopes = []
+    for network, latent_dim in models:
+        mine = rows[(rows["network"] == network) & (rows["latent_dim"] == latent_dim)]
+        slopes.append(f"{network}, {latent_dim} latent numbers: {_slope_words(mine, variance, metric)}")
+
+    def draw(narrow: bool) -> "Figure":
+        figure, axes = panels(len(models) * len(colours), narrow, columns=len(colours), height=3.0)
+        for i, ax in enumerate(axes):
+            network, latent_dim = models[i // len(colours)]
+            name = list(colours)[i % len(colours)]
+            mine = rows[(rows["network"] == network) & (rows["latent_dim"] == latent_dim)]
+            _scatter(figure, ax, mine, variance, metric, name, colours[name])
+            ax.set(xlabel=label(variance), ylabel=label(metric), title=f"{network}, d = {latent_dim}")
+        return figure
+
+    note = (
+        ""
+        if "relative_squared_bias" in colours
+        else " Bias was not measured (`thermograd variance` on each run)."
+    )
+    return Plot(
+        "distance_against_variance",
+        title,
+        f"A dot is a run at its end, on the test set. The line is a least squares fit over all arms, its band the 95 % "
+        f"interval over resampled seeds. Arms differ in more than variance, so its slope is no effect of variance. "
+        f"Slopes: {'; '.join(slopes)}.{note}",
+        draw,
+    )
+
+
+def _fit(rows: "pd.DataFrame", variance: str, metric: str, grid: np.ndarray) -> Line | None:
+    x = np.log10(rows[variance].to_numpy(dtype=float))
+    return fit_line(x, rows[metric].to_numpy(dtype=float), rows["seed"].to_numpy(), grid)
+
+
+def _slope_words(rows: "pd.DataFrame", variance: str, metric: str) -> str:
+    fit = _fit(rows, variance, metric, np.zeros(1))
+    if fit is None:
+        return "no fit"
+    if not math.isfinite(fit.slope.low):
+        return f"{number(fit.slope.value)} for ten times the variance (too few seeds for an interval)"
+    return f"{number(fit.slope.value)} for ten times the variance ({number(fit.slope.low)} to {number(fit.slope.high)})"
+
+
+def _scatter(
+    figure: "Figure", ax: "Axes", rows: "pd.DataFrame", variance: str, metric: str, name: str, words: str
+) -> None:
+    x = rows[variance].to_numpy(dtype=float)
+    grid = np.linspace(np.log10(x.min()), np.log10(x.max()), 60)
+    fit = _fit(rows, variance, metric, grid)
+    if fit is not None:
+        ax.fill_between(10**grid, fit.low, fit.high, color="#dbe4ee", linewidth=0)
+        ax.plot(10**grid, fit.line, color=FAINT, linewidth=1.1)
+    known = rows[name].notna() if name else rows[metric].isna()
+    plain = rows[~known]
+    ax.plot(plain[variance], plain[metric], "o", color="#b6bcc6", markersize=4.5, markeredgewidth=0)
+    coloured = rows[known]
+    if len(coloured):
+        dots = ax.scatter(
+            coloured[variance],
+            coloured[metric],
+            c=coloured[name].astype(float),
+            cmap="viridis",
+            s=26,
+            linewidths=0,
+        )
+        figure.colorbar(
+            dots, ax=ax, label=f"{words} (grey: none)" if len(plain) else words, aspect=30, pad=0.02
+        )
+    ax.set_xscale("log")

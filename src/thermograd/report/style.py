@@ -1,0 +1,149 @@
+"""How figures look: one calm style, and an arm's colour and marker everywhere the same.
+
+Families of arms differ in hue (after Okabe and Ito, safe for colour-blind readers) and in marker; within a family the
+parameter, p or c, goes from light to dark.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+INK, FAINT, GRID = "#24292f", "#6b7280", "#e5e7eb"
+PLACEBO = "#d9dce1"
+"""Of the band of the noise floor."""
+
+FAMILIES: dict[str | None, tuple[tuple[str, str], str, str]] = {
+    "vanilla": (("#24292f", "#24292f"), "o", "-"),
+    "placebo": (("#9aa1ab", "#7b838f"), "o", "--"),
+    "vanilla-matched": (("#aa4c8f", "#aa4c8f"), "s", "-"),
+    "detached": (("#8fc3ea", "#0b4f86"), "^", "-"),
+    "complete": (("#f5b26b", "#b34700"), "D", "-"),
+    "noise-dial": (("#7fd0b2", "#00664a"), "v", "-"),
+    None: (("#c9b458", "#5b4a00"), "P", "-"),
+}
+"""Kind of arm -> (lightest and darkest colour, marker, line)."""
+
+STYLE: dict[str, Any] = {
+    "font.family": "DejaVu Sans",
+    "font.size": 8.5,
+    "axes.titlesize": 9,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.labelsize": 8.5,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": "#9aa1ab",
+    "axes.linewidth": 0.7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.formatter.use_mathtext": True,
+    "axes.formatter.limits": (-4, 5),
+    "grid.color": GRID,
+    "grid.linewidth": 0.6,
+    "text.color": INK,
+    "xtick.color": FAINT,
+    "ytick.color": FAINT,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "lines.linewidth": 1.5,
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+    "svg.fonttype": "path",
+    "svg.hashsalt": "thermograd",
+}
+
+WIDE, NARROW = 8.4, 4.0
+"""Widths in inches: of a screen, and of a telephone."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """Colour, marker and line of an arm."""
+
+    colour: str
+    marker: str
+    line: str
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A figure that can be drawn wide or narrow.
+
+    Attributes:
+        name: of its files.
+        title: what it shows.
+        caption: what to see, and how it was made.
+        draw: returns the figure, narrow (True) or wide.
+    """
+
+    name: str
+    title: str
+    caption: str
+    draw: Callable[[bool], "Figure"]
+
+
+@dataclass(frozen=True)
+class Missing:
+    """A figure whose data are missing, and why."""
+
+    title: str
+    reason: str
+
+
+def looks(arms: Mapping[str, str | None]) -> dict[str, Look]:
+    """Return the look of each arm."""
+    from matplotlib.colors import LinearSegmentedColormap, to_hex
+
+    found = {}
+    for ready in dict.fromkeys(arms.values()):
+        members = [arm for arm, kind in arms.items() if kind == ready]
+        ends, marker, line = FAMILIES.get(ready, FAMILIES[None])
+        shades = LinearSegmentedColormap.from_list("family", ends)
+        for i, arm in enumerate(members):
+            place = 0.75 if len(members) == 1 else i / (len(members) - 1)
+            found[arm] = Look(to_hex(shades(place)), marker, line)
+    return {arm: found[arm] for arm in arms}
+
+
+def panels(
+    num: int, narrow: bool, *, columns: int = 3, height: float = 2.7, share_y: bool = False
+) -> tuple["Figure", list["Axes"]]:
+    """Return a figure with so many panels: side by side, or one below the other where it is narrow."""
+    from matplotlib.figure import Figure
+
+    columns = 1 if narrow else min(columns, num)
+    rows = -(-num // columns)
+    figure = Figure(figsize=(NARROW if narrow else WIDE, height * rows + 0.4), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False, sharey=share_y and not narrow).ravel().tolist()
+    for extra in axes[num:]:
+        extra.remove()
+    return figure, axes[:num]
+
+
+def arm_legend(figure: "Figure", arms: Mapping[str, Look], narrow: bool, *, lines: bool = True) -> None:
+    """Put one legend of all arms under a figure."""
+    from matplotlib.lines import Line2D
+
+    handles = [
+        Line2D(
+            [],
+            [],
+            color=look.colour,
+            linestyle=look.line if lines else "none",
+            marker=look.marker,
+            markersize=4,
+        )
+        for look in arms.values()
+    ]
+    longest = max(map(len, arms), default=1)
+    most = (48 if narrow else 110) // (longest + 6)
+    figure.legend(
+        handles, list(arms), loc="outside lower center", ncols=max(1, min(len(arms), most)), columnspacing=1.4
+    )

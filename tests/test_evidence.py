@@ -30,6 +30,7 @@ from thermograd.samplers.diagnostics import monte_carlo_error
 from thermograd.samplers.ladder import Ladder
 from thermograd.samplers.mala import MALA
 from thermograd.schedules import equal_length_schedule, linear_schedule, power_schedule
+from thermograd.streams import stream
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -535,3 +536,18 @@ def test_bad_annealing_settings():
         reverse_annealing(model, x, latents.expand(2, -1), t, kernel, 2, seeded(44))
     with pytest.raises(InputError, match=r"`step_size` must be one number or have shape \(4,\), got \(3,\)"):
         annealed_importance_sampling(model, x, t, MALA(torch.ones(3)), 2, seeded(44))
+
+
+def test_control_variates_that_short_chains_bias_are_told():
+    """Where 69 correlated draws bias the controlled estimate by half a nat, a warning says so; 690 draws mend it."""
+    model = LinearGaussian.random(latent_dim=8, num_pixels=4, noise_std=0.1, weight_scale=0.35, seed=0)
+    x = model.sample_images(64, stream(0, "x"))
+    exact = model.log_evidence(x).detach()
+    told = {}
+    for num_steps in (69, 690):
+        found = estimate_evidence(model, x, generator=stream(0, "chains"), num_steps=num_steps)
+        told[num_steps] = [line for line in found.warnings if "control variates move" in line]
+        bias = found.log_evidence - exact
+        assert (abs(float(bias.mean())) > 4 * float(bias.std()) / 8) == bool(told[num_steps])
+    assert told[69]
+    assert not told[690]

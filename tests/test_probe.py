@@ -310,7 +310,7 @@ def test_what_a_gradient_costs_is_known_before(
 
 def test_the_table_of_all_estimators(trained: Run):
     messages: list[str] = []
-    record = variance_of_run(trained, small(), messages.append)
+    record = variance_of_run(trained, small(changes={"num_chains": 2}), messages.append)
     assert json.loads((trained.folder / "variance.json").read_text()) == record
     assert list(record["estimators"]) == list(ESTIMATORS)
     assert "generator evaluations" in messages[0]

@@ -148,7 +148,7 @@ class StudyFile(Section):
         default_factory=dict, description="setting -> values; every arm is run in every cell"
     )
     equal: Literal["epochs", "evaluations"] = "epochs"
-    evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
+    evaluation: EvaluationConfig = EvaluationConfig()
     contrasts: tuple[ContrastConfig, ...] = ()
 
     @field_validator("preset")

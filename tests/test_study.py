@@ -25,7 +25,7 @@ from thermograd.errors import InputError
 from thermograd.run import train_run
 from thermograd.study import load_study, query_study, read_study_file, write_tables
 from thermograd.study.arms import evaluations_per_image, expand_arms
-from thermograd.study.attempts import STALE, Claim, claim, host_name, read_attempts
+from thermograd.study.attempts import STALE, Claim, birth, claim, host_name, read_attempts
 from thermograd.study.engine import read_cluster_file
 from thermograd.study.file import parse_study, ready_studies
 from thermograd.study.folder import extend_study, is_done, make_study, open_study, study_status
@@ -360,6 +360,18 @@ def test_the_dead_on_this_machine_are_known_at_once(tmp_path: Path):
     assert read_attempts(tmp_path / "run")[-1].facts["cause"] == "a cause"
 
 
+@pytest.mark.skipif(not hasattr(os, "waitid"), reason="needs a process that ended and was not waited for")
+def test_a_process_that_nobody_waited_for_is_dead(tmp_path: Path):
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    write_attempt(tmp_path / "run", {"pid": child.pid, "born": birth(child.pid)})
+    assert not read_attempts(tmp_path / "run")[0].died
+    assert child.stdin is not None
+    child.stdin.close()
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert read_attempts(tmp_path / "run")[0].died
+    child.wait()
+
+
 def test_a_claim_without_content_is_left_alone_until_its_heart_has_stopped(tmp_path: Path):
     (tmp_path / "0001.json").write_text("")
     assert claim(tmp_path) is None
@@ -466,7 +478,7 @@ def test_probes_and_distances_stand_in_their_rows(tiny_study: MakeStudy, finishe
     shutil.copytree(finished, path)
     run = open_study(path).runs[0].identity
     with (path / "runs" / run / "metrics.jsonl").open("a") as metrics:
-        for step in (4, 10):
+        for step in (8, 11):
             probe = {"kind": "probe", "step": step, "prior": {"variance": step / 2, "layers": [1, 2]}}
             metrics.write(json.dumps(probe) + "\n")
     file = path / "runs" / run / "evaluation.json"
@@ -486,7 +498,7 @@ def test_probes_and_distances_stand_in_their_rows(tiny_study: MakeStudy, finishe
     table = load_study(path).iloc[:3]
     assert table["distance:kd-x"].tolist() == [8, 8, 7]
     assert table["floor:kd-x"].fillna(-1).tolist() == [-1, -1, 0.1]
-    assert table["probe:prior.variance"].tolist() == [2, 5, 5]
+    assert table["probe:prior.variance"].tolist() == [4, 5.5, 5.5]
     assert "probe:prior.layers" not in table
 
 

@@ -107,7 +107,7 @@ def claim(folder: Path) -> Claim | None:
     facts = {
         "host": host_name(),
         "pid": os.getpid(),
-        "born": _birth(os.getpid()),
+        "born": birth(os.getpid()),
         "worker": os.getppid(),
         "started": time.time(),
     }
@@ -132,7 +132,7 @@ def host_name() -> str:
     return f"{socket.gethostname()}{space}"
 
 
-def _birth(pid: int) -> str | None:
+def birth(pid: int) -> str | None:
     """Return when a process began, in ticks since the machine did; None if it is gone, or a zombie."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -143,7 +143,7 @@ def _birth(pid: int) -> str | None:
 
 def _is_running(facts: dict[str, Any]) -> bool:
     if Path("/proc/self/stat").exists():
-        return _birth(facts["pid"]) == facts["born"]  # a number can be given to another process
+        return birth(facts["pid"]) == facts["born"]  # a number can be given to another process
     try:
         os.kill(facts["pid"], 0)
     except ProcessLookupError:

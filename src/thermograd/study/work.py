@@ -15,9 +15,10 @@ from typing import Any
 
 from thermograd.checkpoint import list_checkpoints
 from thermograd.config import RunConfig, validate_config
+from thermograd.errors import RunError
 from thermograd.study.attempts import claim
 from thermograd.study.file import EvaluationConfig
-from thermograd.study.folder import StudyFolder, has_record, is_done, open_study
+from thermograd.study.folder import StudyFolder, has_record, is_done, open_study, read_status
 
 DONE, FAILED, BUSY, STOPPED = 0, 1, 3, 4
 """Exit codes of a process that works on a run."""
@@ -75,6 +76,8 @@ def work(folder: StudyFolder, identity: str, should_stop: Callable[[], bool] = l
                     return "stopped"
             if is_done(run_folder, evaluation):
                 break
+            if step == planned.num_steps and read_status(run_folder).get("state") == "done":
+                raise RunError(f"The measurement of step {step} is not in {run_folder / 'evaluation.json'}.")
         end = min((point for point in points if point > step), default=planned.num_steps)
         done = _Counter(step, end, should_stop)
         train_run(

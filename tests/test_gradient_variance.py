@@ -14,18 +14,15 @@ from thermograd.errors import InputError
 from thermograd.gradient_variance import (
     Collector,
     Measurement,
-    Reference,
-    ReferenceSettings,
-    Spread,
     make_rule,
     measure_gradients,
-    reference_gradient,
     rung_weights,
 )
 from thermograd.gradients import ESTIMATORS, PRIOR_RULES, compute_weights, learning_gradient
 from thermograd.models.linear_gaussian import LinearGaussian
+from thermograd.reference_gradient import Reference, ReferenceSettings, reference_gradient
 from thermograd.samplers.ladder import Ladder
-from thermograd.variance_statistics import Moments, ReferenceMoments, jackknife, join, summarise
+from thermograd.variance_statistics import Moments, ReferenceMoments, Spread, jackknife, join, summarise
 
 MAXIMUM_LIKELIHOOD, CONTRAST = ESTIMATORS["maximum-likelihood"], PRIOR_RULES["contrast"]
 ENDS = torch.tensor([0.0, 1.0], dtype=torch.float64)
@@ -123,6 +120,7 @@ def test_bias_error_and_cosine_are_recovered_and_the_noise_is_subtracted():
     product = length + float((mean * bias).sum())
     estimate = length + float((2 * mean * bias + bias.square()).sum())
     ratios = {
+        "reference_relative_squared_error": 5 * 0.4**2 / length,
         "relative_squared_bias": float(bias.square().sum()) / length,
         "relative_mean_square_error": float((bias.square() + chain.square()).sum()) / length,
         "cosine": product / math.sqrt(length * estimate),
@@ -434,6 +432,18 @@ def test_parts_of_rungs_add_up_to_the_gradient_and_their_variances_to_its_own(es
         assert summed == pytest.approx(float(total.value), rel=0.25)
     assert found.rungs[2].chain_variance["prior"] == 0.0  # the contrast has no weight between the ends
     assert all(rung.chain_variance["generator"] > 0 for rung in found.rungs[1:])
+
+
+def test_the_only_rung_with_weight_has_the_variance_of_the_whole():
+    """Maximum likelihood weighs t = 1 alone for the generator: both sources there are those of the estimator."""
+    case, batches = twin_batches(4)
+    found = measure(case, batches, 2, 3, "maximum-likelihood", by_rung=True)
+    whole = summarise(found.groups["generator"])
+    top = found.rungs[-1]
+    assert top.inverse_temperature == 1
+    assert top.chain_variance["generator"] == pytest.approx(float(whole["chain_variance"].value))
+    assert top.batch_variance["generator"] == pytest.approx(float(whole["batch_variance"].value))
+    assert [rung.chain_variance["generator"] for rung in found.rungs[:-1]] == [0.0] * 4
 
 
 def test_shared_draws_are_a_part_of_their_own_under_maximum_likelihood():

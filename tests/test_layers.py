@@ -19,7 +19,7 @@ LAYERS: list[list[str]] = [
         *("samplers.target", "samplers.langevin", "samplers.mala", "samplers.replica_exchange"),
         *("samplers.ladder", "samplers.diagnostics"),
     ],
-    ["evidence", "gradients", "variance_statistics", "gradient_variance"],
+    ["evidence", "gradients", "variance_statistics", "reference_gradient", "gradient_variance"],
     ["data", "checkpoint", "optimiser", "training"],
     ["generation", "pictures", "metrics"],
     [

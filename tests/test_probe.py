@@ -15,7 +15,6 @@ from thermograd import cli
 from thermograd.build import batch_images, build_model, load_data
 from thermograd.config import RunConfig, resolve
 from thermograd.errors import InputError
-from thermograd.gradient_variance import ReferenceSettings
 from thermograd.gradients import ESTIMATORS
 from thermograd.probe import (
     Changes,
@@ -26,6 +25,7 @@ from thermograd.probe import (
     measure_batches,
     random_batches,
 )
+from thermograd.reference_gradient import ReferenceSettings
 from thermograd.run import Run, load_run, train_run
 from thermograd.run_folder import read_metrics
 from thermograd.training import Trainer

@@ -133,7 +133,7 @@ def test_planted_association_is_found():
 
 @pytest.mark.parametrize("heavy", [False, True], ids=["normal", "heavy tails"])
 def test_false_claims_are_rare(heavy: bool):
-    """Of 1,000 tables in which there is nothing to find at most 7 % claim anything, contrasts and association together."""
+    """Of 1,000 tables with nothing to find at most 7 % claim anything, contrasts and association together."""
     claims = [conclude(synthetic_table(s, heavy=heavy), CONTRASTS, ARMS).num_claims for s in range(1000)]
     rate = np.mean(np.array(claims) > 0)
     assert rate <= 0.07
@@ -239,7 +239,8 @@ def test_only_the_end_and_the_test_set_count():
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0.0, "0.00"), (1.234, "1.23"), (-12.34, "−12.3"), (1234.5, "1,234"), (0.000123, "0.000123"), (1.5e-7, "1.50 × 10^-7"),
+    [(0.0, "0.00"), (1.234, "1.23"), (-12.34, "−12.3"), (1234.5, "1,234"), (0.000123, "0.000123"),
+     (1.5e-7, "1.50 × 10^-7"),
      (math.nan, "–")],
 )  # fmt: skip
 def test_numbers_have_three_digits(value: float, text: str):
@@ -316,8 +317,8 @@ def _write_run(
     metrics, records = [], []
     for step in range(10, NUM_STEPS + 1, 10):
         metrics.append(
-            {"kind": "train", "step": step, "epoch": step // 20, "log_likelihood": -1000 / step, "energy_posterior": -1.0,
-             "energy_prior": -1.1, "inverse_temperature": t, "seconds": 0.01 * (1 + a)}
+            {"kind": "train", "step": step, "epoch": step // 20, "log_likelihood": -1000 / step,
+             "energy_posterior": -1.0, "energy_prior": -1.1, "inverse_temperature": t, "seconds": 0.01 * (1 + a)}
         )  # fmt: skip
         if probes:
             metrics.append({"kind": "probe", "step": step, "epoch": step // 20, "estimators": {
@@ -401,7 +402,7 @@ def test_the_page_holds_all_figures_and_needs_nothing_else(page: str):
 
 def test_the_page_leads_with_the_answer(page: str):
     answer = page.index(
-        "thermodynamic at equal epochs: kernel distance (classifier-digits) of complete-p3 is"
+        "Thermodynamic at equal epochs: kernel distance (classifier-digits) of complete-p3 is"
     )
     assert answer < page.index("<figure")
     assert page.count('<li class="confirmed">') == 1
@@ -516,7 +517,8 @@ def test_a_browser_shows_everything(study: Path, page: str, tmp_path: Path, widt
     """In a frame of that width no error is logged, all pictures load, and nothing but tables is wider than the page."""
     probe = tmp_path / "probe.html"
     probe.write_text(
-        f'<iframe id="f" src="{(study / "report" / "report.html").as_uri()}" style="width:{width}px;height:2000px;border:0">'
+        f'<iframe id="f" src="{(study / "report" / "report.html").as_uri()}" '
+        f'style="width:{width}px;height:2000px;border:0">'
         """</iframe><pre id="out"></pre><script>
         onload = () => {
           const inner = f.contentDocument, root = inner.documentElement;

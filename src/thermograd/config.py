@@ -221,6 +221,10 @@ class ComputeConfig(Section):
         None, description="of the CPU; None for all cores, then recorded"
     )
     chunk_size: PositiveInt | None = Field(None, description="most latents evaluated at once; bounds memory")
+    precision: Literal["float32", "bfloat16-mixed", "auto"] = Field(
+        "float32",
+        description="of the generator inside training's chains; auto takes bfloat16 where the CPU gains by it",
+    )
 
 
 class RunConfig(Section):
@@ -285,6 +289,8 @@ class RunConfig(Section):
         values = self.model_dump(mode="json", exclude={"probe"})
         if self.chain_stream == 0:  # runs from before there was a choice keep their identity
             del values["chain_stream"]
+        if self.compute.precision == "float32":
+            del values["compute"]["precision"]
         canonical = json.dumps(values, sort_keys=True)
         return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 

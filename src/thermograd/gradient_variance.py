@@ -6,36 +6,30 @@ Estimators that read the same kind of ladder are given the same draws, so that t
 Memory: for each estimator (batches + 2) P numbers, kept as the model's floats: the mean over repeats of each batch, a
 running mean and one gradient; 2 K P more where rungs are told apart, and batches x P for reference gradients. A stack
 of all gradients is never kept.
-
-The reference gradient of a batch is maximum likelihood's (Fisher's identity) averaged along converged chains: MALA on a
-ladder whose rungs exchange states. Its standard error comes from the spread of independent chains, and R-hat says
-whether they agree.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from thermograd.errors import InputError
-from thermograd.gradients import (
-    ESTIMATORS,
-    PRIOR_RULES,
-    Estimator,
-    PriorRule,
-    Weights,
-    compute_weights,
-    learning_gradient,
-)
+from thermograd.gradients import Estimator, PriorRule, Weights, compute_weights, learning_gradient
 from thermograd.models.latent_model import LatentModel
-from thermograd.samplers.diagnostics import R_HAT_LIMIT, ladder_warnings, r_hat
-from thermograd.samplers.ladder import Ladder, sample_ladder
-from thermograd.samplers.mala import MALA
-from thermograd.schedules import power_schedule
-from thermograd.variance_statistics import Estimate, Moments, ReferenceMoments, jackknife, join, summarise
+from thermograd.reference_gradient import Reference
+from thermograd.samplers.ladder import Ladder
+from thermograd.variance_statistics import (
+    Estimate,
+    Gradient,
+    Moments,
+    ReferenceMoments,
+    Spread,
+    jackknife,
+    join,
+    summarise,
+)
 
-Gradient = Mapping[str, Tensor]
 Draw = Callable[[int, int], Ladder]
 """From the numbers of a batch and of a repeat to a ladder of fresh draws for that batch."""
 
@@ -68,25 +62,6 @@ class RungVariance:
 
 
 @dataclass(frozen=True)
-class Reference:
-    """The long-run gradient of one batch.
-
-    Attributes:
-        gradient: by parameter.
-        squared_error: by parameter, squared standard error of the mean over chains, summed over coordinates.
-        r_hat: (B,), of each image's log-likelihood at t = 1.
-        num_evaluations: generator evaluations with gradient, of each image.
-        warnings: a line for each sign that chains have not mixed.
-    """
-
-    gradient: dict[str, Tensor]
-    squared_error: dict[str, float]
-    r_hat: Tensor
-    num_evaluations: float
-    warnings: tuple[str, ...]
-
-
-@dataclass(frozen=True)
 class Measurement:
     """What was measured of one estimator.
 
@@ -112,27 +87,6 @@ class Measurement:
 
 
 # --- collecting ---
-
-
-class Spread:
-    """Running mean of gradients and the sum of their squared distances from it, by parameter (Welford)."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.mean: dict[str, Tensor] = {}
-        self.squares: dict[str, float] = {}
-
-    def add(self, gradient: Gradient) -> None:
-        """Take in one gradient."""
-        self.count += 1
-        if self.count == 1:
-            self.mean = {name: value.clone() for name, value in gradient.items()}
-            self.squares = dict.fromkeys(gradient, 0.0)
-            return
-        for name, value in gradient.items():
-            before = value - self.mean[name]
-            self.mean[name] += before / self.count
-            self.squares[name] += float(before.mul_(value - self.mean[name]).sum(dtype=torch.float64))
 
 
 class Collector:
@@ -256,10 +210,7 @@ def measure_gradients(
     """
     if num_repeats < 2:
         raise InputError(f"`repeats` must be at least 2, got {num_repeats}.")
-    collectors = {name: Collector() for name in rules}
-    by_part: dict[str, _RungCollector] = {}
-    temperatures: dict[str, list[float]] = {}
-    num_backward = dict.fromkeys(rules, 0.0)
+    tallies = {name: _Tally(rule, by_rung) for name, rule in rules.items()}
     variances, num_evaluations, ladder = [], 0.0, None
     for b, x in enumerate(batches):
         log_likelihoods = []
@@ -267,41 +218,71 @@ def measure_gradients(
             ladder = draw(b, r)
             log_likelihoods.append(ladder.log_likelihood)
             num_evaluations += ladder.num_evaluations / (num_repeats * len(batches))
-            for name, rule in rules.items():
-                weights = rule(ladder, b, r)
-                parts = rung_weights(ladder, weights) if by_rung else [(0.0, weights)]
-                gradients = [learning_gradient(model, x, ladder, part, chunk_size) for _, part in parts]
-                if by_rung:
-                    by_part.setdefault(name, _RungCollector(len(parts))).add(gradients)
-                temperatures[name] = [t for t, _ in parts]
-                collectors[name].add(_sum(gradients))
-                num_backward[name] = float(weights.log_likelihood.ne(0).flatten(0, 1).any(1).sum())
+            for tally in tallies.values():
+                tally.add(model, x, ladder, b, r, chunk_size)
             on_gradient()
         variances.append(torch.cat(log_likelihoods, 1).double().var(1).mean(-1))
-        for name in rules:
-            collectors[name].end_batch()
-            if by_rung:
-                by_part[name].end_batch()
+        for tally in tallies.values():
+            tally.end_batch()
     if ladder is None:
         raise InputError("`batches` must be at least 1, got 0.")
-    names = model.parameter_groups()
-    spread = _over_batches(torch.stack(variances, -1))
-    found = {}
-    for name, collector in collectors.items():
-        blocks = collector.moments(references)
-        groups = {group: members for group, members in names.items() if members}
-        groups["total"] = [member for members in groups.values() for member in members]
-        sizes = {block: moments.num_parameters for block, moments in blocks.items()}
-        found[name] = Measurement(
-            {group: join([blocks[member] for member in members]) for group, members in groups.items()}
-            | blocks,
-            by_part[name].rungs(temperatures[name], groups, sizes) if by_rung else (),
+    groups = {group: names for group, names in model.parameter_groups().items() if names}
+    groups["total"] = [name for names in groups.values() for name in names]
+    spread, t = _over_batches(torch.stack(variances, -1)), ladder.inverse_temperatures
+    return {
+        name: Measurement(
+            tally.groups(groups, references),
+            tally.rungs(groups),
             spread,
-            ladder.inverse_temperatures,
+            t,
             num_evaluations,
-            num_backward[name],
+            tally.num_backward,
         )
-    return found
+        for name, tally in tallies.items()
+    }
+
+
+class _Tally:
+    """All that is kept of one rule while it is measured."""
+
+    def __init__(self, rule: Rule, by_rung: bool):
+        self.rule, self.by_rung = rule, by_rung
+        self.collector = Collector()
+        self.parts: _RungCollector | None = None
+        self.temperatures: list[float] = []
+        self.num_backward = 0.0
+
+    def add(
+        self, model: LatentModel, x: Tensor, ladder: Ladder, batch: int, repeat: int, chunk_size: int | None
+    ) -> None:
+        weights = self.rule(ladder, batch, repeat)
+        self.num_backward = float(weights.log_likelihood.ne(0).flatten(0, 1).any(1).sum())
+        if not self.by_rung:
+            self.collector.add(learning_gradient(model, x, ladder, weights, chunk_size))
+            return
+        parts = rung_weights(ladder, weights)
+        gradients = [learning_gradient(model, x, ladder, part, chunk_size) for _, part in parts]
+        self.temperatures = [t for t, _ in parts]
+        self.parts = self.parts or _RungCollector(len(parts))
+        self.parts.add(gradients)
+        self.collector.add({name: torch.stack([g[name] for g in gradients]).sum(0) for name in gradients[0]})
+
+    def end_batch(self) -> None:
+        self.collector.end_batch()
+        if self.parts is not None:
+            self.parts.end_batch()
+
+    def groups(
+        self, groups: Mapping[str, Sequence[str]], references: Sequence[Reference] | None
+    ) -> dict[str, Moments]:
+        blocks = self.collector.moments(references)
+        return {group: join([blocks[name] for name in names]) for group, names in groups.items()} | blocks
+
+    def rungs(self, groups: Mapping[str, Sequence[str]]) -> tuple[RungVariance, ...]:
+        if self.parts is None:
+            return ()
+        sizes = {name: means[0].numel() for name, means in self.collector.means.items()}
+        return self.parts.rungs(self.temperatures, groups, sizes)
 
 
 def rung_weights(ladder: Ladder, weights: Weights) -> list[tuple[float, Weights]]:
@@ -318,128 +299,8 @@ def rung_weights(ladder: Ladder, weights: Weights) -> list[tuple[float, Weights]
     return parts
 
 
-def _sum(gradients: Sequence[Gradient]) -> Gradient:
-    if len(gradients) == 1:
-        return gradients[0]
-    return {name: torch.stack([each[name] for each in gradients]).sum(0) for name in gradients[0]}
-
-
 def _over_batches(values: Tensor) -> Estimate:
     """Return the mean over batches (..., n) with its jackknife interval."""
     num_batches = values.shape[-1]
     rest = (values.sum(-1, keepdim=True) - values) / max(num_batches - 1, 1)
     return jackknife(torch.cat([values.mean(-1, keepdim=True), rest], -1), log=True)
-
-
-# --- the reference ---
-
-
-@dataclass(frozen=True)
-class ReferenceSettings:
-    """Chains of the reference gradient.
-
-    Attributes:
-        num_rungs: K, on the schedule (k/N)^power.
-        power: of the schedule.
-        num_chains: independent ladders of an image, from whose spread the error comes.
-        num_burn_in: steps in which step sizes adapt and chains forget their start.
-        num_steps: steps after them.
-        every: steps between the draws that are averaged.
-        step_size: where MALA's step sizes begin.
-    """
-
-    num_rungs: int = 12
-    power: float = 5.0
-    num_chains: int = 4
-    num_burn_in: int = 100
-    num_steps: int = 200
-    every: int = 10
-    step_size: float = 0.1
-
-    def __post_init__(self) -> None:
-        for name, least in (("num_rungs", 2), ("num_chains", 2), ("num_burn_in", 0), ("every", 1)):
-            if getattr(self, name) < least:
-                raise InputError(f"`{name}` must be at least {least}, got {getattr(self, name)}.")
-        if self.num_steps < 2 * self.every:
-            raise InputError(
-                f"`num_steps` must be at least {2 * self.every}, two draws apart, got {self.num_steps}."
-            )
-
-    @property
-    def num_evaluations(self) -> int:
-        """Return the generator evaluations of each image, near enough to plan with."""
-        num_segments = self.num_steps // self.every
-        return self.num_chains * self.num_rungs * (self.num_burn_in + self.num_steps + num_segments + 3)
-
-
-def reference_gradient(
-    model: LatentModel,
-    x: Tensor,
-    generator: torch.Generator,
-    settings: ReferenceSettings | None = None,
-    chunk_size: int | None = None,
-) -> Reference:
-    """Return the maximum likelihood gradient of a batch from long MALA chains whose rungs exchange states.
-
-    Its chains start from the base distribution, climb the ladder, adapt their step sizes while burning in, and are
-    read every few steps. Chains of one image are independent, so their spread gives an error that holds whatever
-    their autocorrelation; a bias that all of them share shows in R-hat, if at all.
-
-    Raises:
-        InputError: settings out of range.
-    """
-    settings = settings or ReferenceSettings()
-    t = power_schedule(settings.num_rungs, settings.power)
-    rule = make_rule(ESTIMATORS["maximum-likelihood"], PRIOR_RULES["contrast"])
-    chains = [Spread() for _ in range(settings.num_chains)]
-    traces, num_evaluations = [], 0.0
-    ladder: Ladder | None = None
-    for segment in range(settings.num_steps // settings.every):
-        ladder = sample_ladder(
-            model,
-            x,
-            t,
-            MALA(settings.step_size if ladder is None or ladder.step_sizes is None else ladder.step_sizes),
-            settings.num_chains,
-            settings.every,
-            "annealed" if segment == 0 else "persistent",
-            generator,
-            num_burn_in=settings.num_burn_in if segment == 0 else 0,
-            exchange_rungs=True,
-            initial_latents=None if ladder is None else ladder.latents,
-            chunk_size=chunk_size,
-            trace=True,
-        )
-        num_evaluations += ladder.num_evaluations
-        traces.append(ladder.log_likelihood_trace)
-        for q, spread in enumerate(chains):
-            alone = ladder.chains(slice(q, q + 1))
-            spread.add(learning_gradient(model, x, alone, rule(alone, 0, segment), chunk_size))
-    assert ladder is not None  # for the type checker: there are two segments or more
-    between = Spread()
-    for spread in chains:
-        between.add(spread.mean)
-    count = settings.num_chains
-    whole = replace(ladder, log_likelihood_trace=torch.cat([each for each in traces if each is not None]))
-    assert whole.log_likelihood_trace is not None  # for the type checker
-    return Reference(
-        between.mean,
-        {name: square / (count * (count - 1)) for name, square in between.squares.items()},
-        r_hat(whole.log_likelihood_trace[:, -1]),
-        num_evaluations,
-        tuple(ladder_warnings(whole)),
-    )
-
-
-def reference_record(references: Sequence[Reference], settings: ReferenceSettings) -> dict[str, object]:
-    """Return what a reader must know of the references: cost, R-hat, warnings."""
-    values = torch.cat([each.r_hat for each in references])
-    warnings = [f"batch {b}: {line}" for b, each in enumerate(references) for line in each.warnings]
-    return {
-        **settings.__dict__,
-        "num_evaluations": references[0].num_evaluations,
-        "r_hat_median": float(values.median()),
-        "r_hat_largest": float(values.max()),
-        "share_of_images_with_r_hat_above_limit": float((values > R_HAT_LIMIT).double().mean()),
-        "warnings": warnings,
-    }

@@ -22,6 +22,8 @@ from thermograd.gradients import (
     compute_weights,
     learning_gradient,
 )
+from thermograd.models.generator import choose_precision
+from thermograd.models.latent_ebm import LatentEBM
 from thermograd.models.latent_model import LatentModel
 from thermograd.optimiser import SGD, Adam, Optimiser
 from thermograd.samplers.ladder import Kernel, Ladder, PriorDraws, sample_ladder, sample_prior
@@ -86,6 +88,10 @@ class Trainer:
         gradient, chains = config.gradient, config.posterior_chains
         self.estimator = ESTIMATORS[gradient.estimator]
         self.prior_rule = PRIOR_RULES[gradient.prior_rule]
+        wanted = config.compute.precision
+        self.precision = (
+            choose_precision(wanted, model.generator) if isinstance(model, LatentEBM) else "float32"
+        )
         self.shared_prior = not (self.estimator.needs_ladder or self.prior_rule.needs_ladder)
         self.runs_prior_chains = not chains.exchange or chains.start == "prior"
         self.schedule = make_schedule(gradient.schedule, gradient.num_rungs)
@@ -144,6 +150,12 @@ class Trainer:
             or self.config.gradient.num_chains * self.config.training.batch_size
         )
 
+    def _chain_model(self) -> LatentModel:
+        """Return the model that the chains of a training step evaluate, in the run's precision."""
+        if self.precision == "bfloat16-mixed" and isinstance(self.model, LatentEBM):
+            return self.model.with_bfloat16_generator()
+        return self.model
+
     def _chain_stream(self, name: str, step: int) -> torch.Generator:
         """Return the stream of chains, which `chain_stream` exchanges for another of the same seed."""
         number = self.config.chain_stream
@@ -159,7 +171,7 @@ class Trainer:
             x: images (B, *image_shape).
             index: (B,), which training images they are, for chains that are stored.
             step: counter of the random streams.
-            name: prefix of the random streams; probes have one of their own.
+            name: prefix of the random streams; probes have one of their own, and are always in float32.
         """
         config = self.config
         prior = None
@@ -172,7 +184,7 @@ class Trainer:
             prior = sample_prior(self.model, kernel, config.prior_chains.num_steps, start, generator)
         chains = config.posterior_chains
         ladder = sample_ladder(
-            self.model,
+            self.model if name else self._chain_model(),
             x,
             self.schedule,
             make_kernel(chains.kernel, self.step_sizes),

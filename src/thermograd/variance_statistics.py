@@ -22,7 +22,7 @@ References:
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -31,6 +31,7 @@ from torch import Tensor
 
 from thermograd.errors import InputError
 
+Gradient = Mapping[str, Tensor]
 LEVEL = 0.95
 
 
@@ -45,6 +46,27 @@ class Estimate(NamedTuple):
         """Return the numbers of a single estimate by name, None for what there is not."""
         numbers = {name: float(number) for name, number in self._asdict().items()}
         return {name: number if math.isfinite(number) else None for name, number in numbers.items()}
+
+
+class Spread:
+    """Running mean of gradients and the sum of their squared distances from it, by parameter (Welford)."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.mean: dict[str, Tensor] = {}
+        self.squares: dict[str, float] = {}
+
+    def add(self, gradient: Gradient) -> None:
+        """Take in one gradient."""
+        self.count += 1
+        if self.count == 1:
+            self.mean = {name: value.clone() for name, value in gradient.items()}
+            self.squares = dict.fromkeys(gradient, 0.0)
+            return
+        for name, value in gradient.items():
+            before = value - self.mean[name]
+            self.mean[name] += before / self.count
+            self.squares[name] += float(before.mul_(value - self.mean[name]).sum(dtype=torch.float64))
 
 
 @dataclass(frozen=True)
@@ -150,7 +172,7 @@ def against_reference(moments: Moments, total_variance: Tensor) -> dict[str, Est
 
     With E_b the mean over batches, and the noise of ḡ_b and of the reference r_b subtracted from squares:
 
-    - `reference_mean_square`: E_b |∇_b|^2 / P.
+    - `reference_mean_square`: E_b |∇_b|^2 / P; `reference_relative_squared_error`: that of r_b, relative to it.
     - `squared_bias`: E_b |E[ĝ|b] - ∇_b|^2 / P, which may come out negative; `relative_squared_bias` over the above.
     - `mean_square_error`: squared bias + chain variance, of one estimate around its own batch's gradient;
       `relative_mean_square_error` over the reference's.
@@ -181,6 +203,9 @@ def against_reference(moments: Moments, total_variance: Tensor) -> dict[str, Est
     mean_bias = _pair_sums(difference, keep)[1] / (count * (count - 1)) / size
     return {
         "reference_mean_square": jackknife(length, log=True),
+        "reference_relative_squared_error": jackknife(
+            _ratio(mean(reference.squared_error), length), log=True
+        ),
         "squared_bias": jackknife(bias),
         "relative_squared_bias": jackknife(_ratio(bias, length)),
         "mean_square_error": jackknife(error, log=True),

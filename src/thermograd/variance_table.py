@@ -15,12 +15,6 @@ from thermograd.build import batch_images
 from thermograd.checkpoint import write_atomically
 from thermograd.config import RunConfig
 from thermograd.errors import InputError
-from thermograd.gradient_variance import (
-    Reference,
-    ReferenceSettings,
-    reference_gradient,
-    reference_record,
-)
 from thermograd.gradients import ESTIMATORS
 from thermograd.probe import (
     Changes,
@@ -30,6 +24,12 @@ from thermograd.probe import (
     make_samplers,
     measure_batches,
     random_batches,
+)
+from thermograd.reference_gradient import (
+    Reference,
+    ReferenceSettings,
+    reference_gradient,
+    reference_record,
 )
 from thermograd.run import Run
 from thermograd.streams import stream

@@ -16,6 +16,7 @@ def doctor(as_json: bool) -> None:
 
     from thermograd.build import resolve_device
     from thermograd.data import cache_folder, list_datasets
+    from thermograd.models.generator import BFLOAT16_WIDTH, has_bfloat16
     from thermograd.run_folder import environment
 
     device = resolve_device("auto")
@@ -24,11 +25,18 @@ def doctor(as_json: bool) -> None:
         facts = environment(device)
         gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     found = {entry.name: None if path is None else str(path) for entry, path in list_datasets()}
+    gains = has_bfloat16() and device.type == "cpu"
+    precision = (
+        f"bfloat16-mixed for generators of width {BFLOAT16_WIDTH} or more, else float32"
+        if gains
+        else "float32"
+    )
     record = {
         **facts,
         "gpus": gpus,
         "cores": os.cpu_count(),
         "bfloat16_in_hardware": has_bfloat16(),
+        "precision_auto": precision,
         "cache": str(cache_folder()),
         "THERMOGRAD_DATA": os.environ.get("THERMOGRAD_DATA"),
         "data": found,
@@ -39,6 +47,7 @@ def doctor(as_json: bool) -> None:
         *facts["packages"].items(),
         ("processor", f"{facts['processor']}, {os.cpu_count()} cores, {facts['num_threads']} threads used"),
         ("bfloat16 in hardware", "yes" if record["bfloat16_in_hardware"] else "no"),
+        ("precision auto", precision),
         ("GPUs", ", ".join(gpus) or "none"),
         ("device used", device),
         ("cache", record["cache"]),
@@ -46,11 +55,3 @@ def doctor(as_json: bool) -> None:
         *((f"data {name}", path or "not here") for name, path in found.items()),
     ]
     emit(record, as_json, lambda: print_table(None, ("what", "found"), rows))
-
-
-def has_bfloat16() -> bool:
-    """Return whether the processor multiplies bfloat16 numbers in hardware."""
-    import torch
-
-    capabilities = torch.cpu.get_capabilities()
-    return any(bool(capabilities.get(name)) for name in ("avx512_bf16", "amx_bf16", "bf16"))

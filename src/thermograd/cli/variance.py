@@ -88,8 +88,8 @@ def variance(
     All estimators see the same parameters and batches. The variance is split into the part of the Markov chains and
     that of the mini-batch; a reference gradient from long chains gives the bias. Writes DIR/variance.json.
     """
-    from thermograd.gradient_variance import ReferenceSettings
     from thermograd.probe import Changes
+    from thermograd.reference_gradient import ReferenceSettings
     from thermograd.run import load_run
     from thermograd.variance_table import VarianceSettings, rows_of, variance_of_run
 
@@ -161,7 +161,8 @@ def _print_table(record: dict[str, Any], rows: list[dict[str, Any]]) -> None:
         reference = record["reference"]
         click.echo(
             f"reference: {reference['num_evaluations']:.0f} evaluations an image, R-hat median "
-            f"{reference['r_hat_median']:.3f}, largest {reference['r_hat_largest']:.3f}"
+            f"{reference['r_hat_median']:.3f}, largest {reference['r_hat_largest']:.3f}; "
+            f"standard error relative to the gradient: {_errors(rows)}"
         )
         for line in reference["warnings"]:
             click.echo(f"warning: {line}", err=True)
@@ -185,6 +186,13 @@ def _against_reference(row: dict[str, Any]) -> tuple[str, ...]:
         _with_interval(row["cosine"]),
         _number(row["cosine_of_one"]["value"]),
     )
+
+
+def _errors(rows: list[dict[str, Any]]) -> str:
+    """Return the references' own relative errors, the same for all estimators."""
+    errors = {row["block"]: row["reference_relative_squared_error"]["value"] for row in rows}
+    known = {block: math.sqrt(square) for block, square in errors.items() if square is not None}
+    return ", ".join(f"{block} {error:.2g}" for block, error in known.items()) or "longer than it"
 
 
 def _root(square: dict[str, float | None]) -> str:

@@ -4,10 +4,12 @@ None has batch normalisation: it would couple the chains of a batch, so that one
 the other images.
 """
 
+import copy
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from thermograd.errors import InputError
 
@@ -19,6 +21,28 @@ STAGE_SIZES: dict[int, tuple[int, ...]] = {
     64: (4, 8, 16, 32, 64),
 }
 """Image sizes of a convolutional generator and the sizes its stages pass through."""
+
+BFLOAT16_WIDTH = 32
+"""Narrowest hidden layer for which bfloat16 gained in docs/performance.md."""
+
+
+class DoublingConvolution(nn.ConvTranspose2d):
+    """Transposed convolution of kernel 4, stride 2 and padding 1, computed as a convolution of kernel 3.
+
+    An output pixel at row 2i + a, a in {0, 1}, reads the input rows i - 1, i, i + 1 only. So the map is a convolution
+    to four channels for each one, which are then laid out as 2x2 pixels. It multiplies 9/4 as many numbers, which pays
+    where output channels are few and the transposed kernel is far from the machine's rate: to the image's channels.
+    """
+
+    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """Return (N, C_out, 2H, 2W) of (N, C_in, H, W)."""
+        # Row of the kernel that offset a and input row i - 1, i, i + 1 meet in; the fifth row is zero.
+        meet = torch.tensor([[3, 1, 4], [4, 2, 0]], device=input.device)
+        padded = functional.pad(self.weight, (0, 1, 0, 1))
+        kernel = padded[:, :, meet[:, None, :, None], meet[None, :, None, :]]  # (C_in, C_out, a, b, 3, 3)
+        kernel = kernel.permute(1, 2, 3, 0, 4, 5).reshape(-1, self.in_channels, 3, 3)
+        bias = None if self.bias is None else self.bias.repeat_interleave(4)
+        return functional.pixel_shuffle(functional.conv2d(input, kernel, bias, padding=1), 2)
 
 
 class ConvGenerator(nn.Module):
@@ -65,11 +89,11 @@ class ConvGenerator(nn.Module):
             pairwise((*widths, channels)), pairwise(sizes), strict=True
         ):
             kernel = 4 if size_out == 2 * size_in else 3  # 4 -> 7 pixels takes a kernel of 3
-            layers += [
-                nn.LeakyReLU(0.2),
-                nn.ConvTranspose2d(width_in, width_out, kernel, stride=2, padding=1),
-            ]
+            last = size_out == sizes[-1] and kernel == 4
+            layer = DoublingConvolution if last else nn.ConvTranspose2d
+            layers += [nn.LeakyReLU(0.2), layer(width_in, width_out, kernel, stride=2, padding=1)]
         self.layers = nn.Sequential(*layers)
+        self.widths = widths
         self.first_shape = (widths[0], sizes[0], sizes[0])
         self.squash = squash
         _initialise(self, generator)
@@ -77,11 +101,15 @@ class ConvGenerator(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """Return images (N, C, H, W) in (-1, 1), or logits."""
+        output = self.before_squash(z)
+        return output.tanh() if self.squash else output
+
+    def before_squash(self, z: Tensor) -> Tensor:
+        """Return what tanh is taken of, (N, C, H, W)."""
         channels, height, width = self.first_shape
         # The projection is laid out as (height, width, channels), so that the map is channels-last without a copy.
         features = self.project(z).view(-1, height, width, channels).permute(0, 3, 1, 2)
-        images = self.layers(features)
-        return images.tanh() if self.squash else images
+        return self.layers(features)
 
 
 class DenseGenerator(nn.Module):
@@ -118,8 +146,51 @@ class DenseGenerator(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """Return images (N, C, H, W) in (-1, 1), or logits."""
-        images = self.layers(z)
-        return images.tanh() if self.squash else images
+        output = self.before_squash(z)
+        return output.tanh() if self.squash else output
+
+    def before_squash(self, z: Tensor) -> Tensor:
+        """Return what tanh is taken of, (N, C, H, W)."""
+        return self.layers(z)
+
+
+class Bfloat16Generator(nn.Module):
+    """A copy of a generator in bfloat16, for evaluations inside chains; tanh and images are float32.
+
+    Near -1 and 1 the error of bfloat16 numbers is the smaller for being made before tanh. The copy takes no gradient
+    and does not follow the original's training: it is made anew at each step.
+
+    Args:
+        original: the generator that is copied.
+    """
+
+    def __init__(self, original: ConvGenerator | DenseGenerator):
+        super().__init__()
+        self.network = copy.deepcopy(original).to(torch.bfloat16).requires_grad_(False)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Return images (N, C, H, W) in the number format of z."""
+        output = self.network.before_squash(z.to(torch.bfloat16)).to(z.dtype)
+        return output.tanh() if self.network.squash else output
+
+
+def has_bfloat16() -> bool:
+    """Return whether the processor multiplies bfloat16 numbers in hardware."""
+    capabilities = torch.cpu.get_capabilities()
+    return any(bool(capabilities.get(name)) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+def choose_precision(precision: str, generator: nn.Module) -> str:
+    """Return "float32" or "bfloat16-mixed" for a setting that may be "auto".
+
+    "auto" takes bfloat16 where it was measured to gain: on a CPU that has it in hardware, for convolutions whose
+    narrowest hidden layer has `BFLOAT16_WIDTH` channels. Everywhere else it takes float32.
+    """
+    if precision != "auto":
+        return precision
+    wide = isinstance(generator, ConvGenerator) and min(generator.widths) >= BFLOAT16_WIDTH
+    on_cpu = next(generator.parameters()).device.type == "cpu"
+    return "bfloat16-mixed" if wide and on_cpu and has_bfloat16() else "float32"
 
 
 def _initialise(network: nn.Module, generator: torch.Generator) -> None:

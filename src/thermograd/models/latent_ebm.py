@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from thermograd.errors import InputError
+from thermograd.models.generator import Bfloat16Generator, ConvGenerator, DenseGenerator
 from thermograd.models.latent_model import LatentModel
 
 
@@ -95,6 +96,26 @@ class LatentEBM(LatentModel):
         if self.likelihood == "bernoulli":
             output = 2 * output.sigmoid() - 1
         return output.view(*z.shape[:-1], *self.image_shape)
+
+    def with_bfloat16_generator(self) -> "LatentEBM":
+        """Return the model for chains: a bfloat16 copy of the generator as it stands, the same energy network.
+
+        Raises:
+            InputError: a generator that is not of this package.
+        """
+        if not isinstance(self.generator, ConvGenerator | DenseGenerator):
+            raise InputError(
+                f"`generator` must be a ConvGenerator or a DenseGenerator, got {type(self.generator).__name__}."
+            )
+        return LatentEBM(
+            self.energy_network,
+            Bfloat16Generator(self.generator),
+            latent_dim=self.latent_dim,
+            image_shape=self.image_shape,
+            likelihood=self.likelihood,
+            noise_std=self.noise_std,
+            base_std=self.base_std,
+        )
 
     def parameter_groups(self) -> dict[str, list[str]]:
         """Return the names of the parameters of the `prior` and of the `generator`."""

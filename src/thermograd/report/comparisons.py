@@ -7,7 +7,7 @@ import numpy as np
 
 from thermograd.report.collect import StudyData
 from thermograd.report.conclusions import Conclusions, final_values
-from thermograd.report.style import FAINT, INK, PLACEBO, Look, Missing, Plot, arm_legend, panels
+from thermograd.report.style import FAINT, INK, PLACEBO, Look, Missing, Plot, arm_legend, log_axis, panels
 from thermograd.report.tables import costs, differences, gradients
 from thermograd.report.words import label
 from thermograd.statistics import Interval, mean_interval
@@ -122,7 +122,7 @@ def gradients_by_arm(data: StudyData, looks: dict[str, Look]) -> Plot | Missing:
                 _point(ax, interval, y, look.colour, look.marker)
             values = table[name].dropna()
             if (values > 0).all() and values.max() > 20 * values.min():
-                ax.set_xscale("log")
+                log_axis(ax, "x")
             named = narrow or i % min(3, len(names)) == 0
             ax.set(ylim=(len(arms) - 0.5, -0.5), yticks=range(len(arms)), yticklabels=arms if named else [])
             ax.set_title(GRADIENT_TITLES[name])
@@ -223,7 +223,7 @@ def cost(data: StudyData, looks: dict[str, Look], metric: str | None) -> Plot | 
                     ax.barh(y, x, color=look.colour)
             ax.set_xlabel(words)
             if table[name].max() > 10 * table[name].min():
-                ax.set_xscale("log")
+                log_axis(ax, "x")
             if values and metric:
                 ax.set_ylabel(label(metric))
             else:

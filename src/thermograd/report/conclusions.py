@@ -113,9 +113,10 @@ def final_values(table: "pd.DataFrame", metric: str) -> Values:
     found: Values = {}
     if metric not in table:
         return found
-    rows = table[(table["split"] == "test") & table["is_final"].astype(bool)]
-    for arm, seed, value in zip(rows["arm"], rows["seed"], rows[metric], strict=True):
-        if value is not None and math.isfinite(value):
+    ends = (table["split"].to_numpy(object) == "test") & table["is_final"].to_numpy(bool)
+    columns = (table["arm"].to_numpy(object), table["seed"].to_numpy(int), table[metric].to_numpy(float))
+    for arm, seed, value in zip(*(column[ends] for column in columns), strict=True):
+        if math.isfinite(value):
             found.setdefault(arm, {})[int(seed)] = float(value)
     return found
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from thermograd.report.collect import NETWORKS, Picture, StudyData
-from thermograd.report.style import NARROW, WIDE, Look, Missing, Plot, arm_legend, panels
+from thermograd.report.style import NARROW, WIDE, Look, Missing, Plot, arm_legend, log_axis, panels
 from thermograd.report.words import label
 
 if TYPE_CHECKING:
@@ -31,7 +31,8 @@ def variance_by_iteration(data: StudyData, looks: dict[str, Look]) -> Plot | Mis
         for ax, network in zip(axes, networks, strict=True):
             rows = probes[(probes["network"] == network) & (probes[name] > 0)]
             _curves(ax, rows, name, looks)
-            ax.set(yscale="log", title=NETWORK_NAMES[network], xlabel="iteration")
+            log_axis(ax, "y")
+            ax.set(title=NETWORK_NAMES[network], xlabel="iteration")
         for ax in axes if narrow else axes[:1]:
             ax.set_ylabel(label(name))
         arm_legend(figure, looks, narrow)
@@ -73,7 +74,7 @@ def distance_by_iteration(data: StudyData, looks: dict[str, Look], metric: str |
                         color="#6b7280", fontsize=8)  # fmt: skip
         ax.set(xlabel="iteration", ylabel=label(metric))
         if (rows[metric] > 0).all() and rows[metric].max() > 20 * rows[metric].min():
-            ax.set_yscale("log")
+            log_axis(ax, "y")
         arm_legend(figure, looks, narrow)
         return figure
 
@@ -114,7 +115,7 @@ def temperatures(data: StudyData, looks: dict[str, Look]) -> Plot | Missing:
         for ax, name in zip(axes[1:], known, strict=True):
             ax.set(xlabel="inverse temperature t", title=RUNG_VALUES_TITLES[name])
             if name == "variance_log_likelihood" and (means[name].dropna() > 0).all():
-                ax.set_yscale("log")
+                log_axis(ax, "y")
         arm_legend(figure, {arm: looks[arm] for arm in ladders}, narrow)
         return figure
 

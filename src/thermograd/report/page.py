@@ -7,6 +7,7 @@ study gives the same bytes.
 
 import base64
 import io
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -78,7 +79,7 @@ def figures(data: "StudyData", conclusions: "Conclusions") -> Sequence[Plot | Mi
 
 def _draw(plot: Plot, out: Path) -> dict[str, str]:
     """Write the files of a figure and return what the page shows of it."""
-    wide, narrow = plot.draw(False), plot.draw(True)
+    wide, narrow = (_laid_out(plot.draw(is_narrow)) for is_narrow in (False, True))
     drawing = _image(wide, "svg")
     _write_bytes(out / f"{plot.name}.svg", drawing)
     _write_bytes(out / f"{plot.name}.png", _image(wide, "png"))
@@ -89,6 +90,15 @@ def _draw(plot: Plot, out: Path) -> dict[str, str]:
         "wide": _data_address(drawing),
         "narrow": _data_address(_image(narrow, "svg")),
     }
+
+
+def _laid_out(figure: "Figure") -> "Figure":
+    """Lay a figure out once, for all of its files."""
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        engine.execute(figure)
+        figure.set_layout_engine("none")
+    return figure
 
 
 def _image(figure: "Figure", kind: str) -> bytes:
@@ -129,7 +139,7 @@ def render(
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    return environment.get_template("report.html.j2").render(
+    page = environment.get_template("report.html.j2").render(
         study=data.name,
         version=__version__,
         done=data.counts[0],
@@ -143,17 +153,22 @@ def render(
         files=sorted(tables),
         settings=data.settings,
     )
+    return re.sub(r"(\d) %", "\\1\N{NO-BREAK SPACE}%", page)  # a number and its sign stay on one line
 
 
 def _answers(conclusions: "Conclusions") -> list[dict[str, str]]:
     """Return the sentences that the page begins with, each with its standing."""
     answers = [
-        {"standing": result.status, "kind": result.status.split()[0], "text": result.sentence}
+        {"standing": result.status, "kind": result.status.split()[0], "text": _capital(result.sentence)}
         for result in conclusions.contrasts
     ]
     found = conclusions.association
     standing = "exploratory" if found.association is not None else "not measured"
     return [*answers, {"standing": standing, "kind": standing.split()[0], "text": found.sentence}]
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _shown_tables(tables: dict[str, "pd.DataFrame"]) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ import numpy as np
 from thermograd.association import Line, fit_line
 from thermograd.report.collect import StudyData
 from thermograd.report.conclusions import variance_column
-from thermograd.report.style import FAINT, Missing, Plot, panels
+from thermograd.report.style import FAINT, Missing, Plot, log_axis, panels
 from thermograd.report.words import label, number
 
 if TYPE_CHECKING:
@@ -102,4 +102,4 @@ def _scatter(
         figure.colorbar(
             dots, ax=ax, label=f"{words} (grey: none)" if len(plain) else words, aspect=30, pad=0.02
         )
-    ax.set_xscale("log")
+    log_axis(ax, "x")

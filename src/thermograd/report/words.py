@@ -113,7 +113,7 @@ def _p(value: float) -> str:
 
 def association_sentence(found: Association, metric: str, given_bias: bool, is_found: bool) -> str:
     """Return whether distance goes with variance, with its numbers."""
-    given = "arm, epoch and bias" if given_bias else "arm and epoch (bias was not measured)"
+    given = "arm, epoch and bias" if given_bias else "arm and epoch but not bias, which few checkpoints have"
     about = f"the variance of the gradient and the {label(metric)}, given {given}"
     if not math.isfinite(found.correlation):
         return f"An association between {about} takes at least 3 seeds of both, and there are {found.num_blocks}."

@@ -34,9 +34,10 @@ class Ladder:
         energy: (K, M, B).
         prior_latents: (M0, d), draws at t = 0 shared by all images, or None.
         acceptance: (K,), mean acceptance probability of each rung.
-        score_norm: (K,), mean length of the score at the draws.
+        score_norm: (K,), mean length of the score where the last step set out from; on dealt prior draws, there.
         step_sizes: (K,), as they stood at the end.
-        num_evaluations: generator evaluations with gradient spent on each image.
+        num_evaluations: generator evaluations spent on each image. All have a gradient in z but ULA's last and
+            those of dealt prior draws, which are counted in full.
         swap_rates: (K - 1,), mean swap probability of each pair, or None without exchange.
         round_trips: mean number of round trips of a ladder, or None without exchange.
         log_likelihood_trace: (S, K, M, B) of every step after burning in, or None.
@@ -224,8 +225,8 @@ def sample_ladder(
         run.adapt(acceptance, gain=1 / (1 + step) ** 0.6)
     run.reset_counters()
     traces = []
-    for _ in range(num_steps):
-        state, _ = run.step(state)
+    for step in range(num_steps):
+        state, _ = run.step(state, last=step == num_steps - 1 and not trace_scores)
         if trace:
             traces.append(run.record(state, trace_scores))
     step_sizes[lowest:] = run.step_sizes
@@ -248,6 +249,7 @@ class _Run:
     def reset_counters(self) -> None:
         self.num_steps = 0
         self.acceptance = torch.zeros_like(self.t)
+        self.score_norm = torch.zeros_like(self.t)
         self.swap_probability = torch.zeros_like(self.t[1:])
         self.trips: RoundTrips | None = None
 
@@ -297,9 +299,12 @@ class _Run:
             rungs.append(state)
         return ChainState(*(torch.cat(fields) for fields in zip(*rungs, strict=True)))
 
-    def step(self, state: ChainState) -> tuple[ChainState, Tensor]:
+    def step(self, state: ChainState, last: bool = False) -> tuple[ChainState, Tensor]:
         kernel = replace(self.kernel, step_size=self.step_sizes.view(-1, 1, 1))
-        state, info = kernel.step(self.target, state, self.t.view(-1, 1, 1), self.generator)
+        t = self.t.view(-1, 1, 1)
+        self.score_norm = state.score(t).norm(dim=-1).mean((1, 2))
+        take = kernel.last_step if last else kernel.step
+        state, info = take(self.target, state, t, self.generator)
         self._count(len(self.t), 1)
         acceptance = info.acceptance.mean((1, 2))
         self.acceptance += acceptance
@@ -339,8 +344,7 @@ class _Run:
     ) -> Ladder:
         num_chains = state.position.shape[1]
         acceptance = self.acceptance / self.num_steps
-        score_norm = state.score(self.t.view(-1, 1, 1)).norm(dim=-1).mean((1, 2))
-        t = self.t
+        score_norm, t = self.score_norm, self.t
         if bottom is not None:
             t = torch.cat([t.new_zeros(1), t])
             acceptance = torch.cat([acceptance.new_ones(1), acceptance])
@@ -368,7 +372,7 @@ class _Run:
 def _deal(target: Target, prior_latents: Tensor, shape: tuple[int, int, int]) -> ChainState:
     """Deal draws of the prior out to chains and images, as the rung t = 0."""
     _, num_chains, num_images = shape
-    return target.evaluate(prior_latents.reshape(1, num_chains, num_images, -1))
+    return target.measure(prior_latents.reshape(1, num_chains, num_images, -1))
 
 
 def _check_positive(name: str, count: int) -> None:

@@ -43,6 +43,13 @@ class ULA:
         proposal = langevin_proposal(state, t, self.step_size, generator)
         return target.evaluate(proposal), Info(torch.ones_like(state.log_prior))
 
+    def last_step(
+        self, target: Target, state: ChainState, t: Tensor, generator: torch.Generator
+    ) -> tuple[ChainState, Info]:
+        """Take a step that none follows: the new position needs no score of the likelihood."""
+        proposal = langevin_proposal(state, t, self.step_size, generator)
+        return target.measure(proposal), Info(torch.ones_like(state.log_prior))
+
 
 def langevin_proposal(
     state: ChainState, t: Tensor, step_size: float | Tensor, generator: torch.Generator

@@ -18,7 +18,7 @@ class ChainState(NamedTuple):
         log_likelihood: (...), in nats; 0 where the target is the prior alone.
         energy: (...).
         log_prior: (...), unnormalised.
-        likelihood_score: (..., d).
+        likelihood_score: (..., d); not a number where `Target.measure` left it out.
         prior_score: (..., d).
     """
 
@@ -76,6 +76,23 @@ class Target:
                 whole[row, column] = piece
         return ChainState(
             z, *(whole.reshape(z.shape[: z.dim() - 3 + field_dim(i)]) for i, whole in enumerate(out))
+        )
+
+    def measure(self, z: Tensor) -> ChainState:
+        """Evaluate without the likelihood's score, for draws that no chain goes on from.
+
+        It saves the backward pass through the generator. The score is not a number, so that its use would show.
+        """
+        state = ChainState(z, *self.model.evaluate_prior(z))
+        if self.x is None:
+            return state
+        rows = z.reshape(-1, *z.shape[-2:])
+        log_likelihood = rows.new_empty(rows.shape[:2])
+        with torch.no_grad():
+            for row, column in chunks(*log_likelihood.shape, self.chunk_size or log_likelihood.numel()):
+                log_likelihood[row, column] = self.model.log_likelihood(self.x[column], rows[row, column])
+        return state._replace(
+            log_likelihood=log_likelihood.view(z.shape[:-1]), likelihood_score=torch.full_like(z, torch.nan)
         )
 
 

@@ -1,0 +1,210 @@
+"""Relative error of the generator's learning gradient against generator evaluations, on a trained model.
+
+The reference is a long run of MALA chains at the same parameters and the same images. Persistent starts are given in two
+states: `stored` is where training left the images' chains, `warm` are chains that have run to stationarity at these
+parameters, as they would be late in a training with small learning rates.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from thermograd.build import batch_images
+from thermograd.config import resolve
+from thermograd.gradients import ESTIMATORS, PRIOR_RULES, compute_weights, learning_gradient
+from thermograd.models.latent_ebm import LatentEBM
+from thermograd.run import load_run, train_run
+from thermograd.samplers.ladder import Kernel, Ladder, sample_ladder
+from thermograd.samplers.langevin import ULA
+from thermograd.samplers.mala import MALA
+from thermograd.schedules import power_schedule
+
+BATCH = 48
+VANILLA = torch.tensor([0.0, 1.0], dtype=torch.float64)
+LADDER = power_schedule(11, 3.0)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to draw, and the estimator that reads the draws."""
+
+    name: str
+    sample: Callable[[torch.Generator], Ladder]
+    estimator: str = "maximum-likelihood"
+
+
+def make_run(folder: Path) -> Path:
+    """Train the small MNIST model that the errors are measured on, about a minute."""
+    config, requested = resolve("mnist-5k", overrides={"training.num_epochs": 8, "training.pictures_every": 1000})
+    return train_run(config, folder / "run", requested=requested).folder
+
+
+def gradient_errors(folder: Path, num_repeats: int) -> dict[str, Any]:
+    """Print and return, for each arm, evaluations an image and the relative root mean square error."""
+    run = load_run(folder)
+    trainer = run.trainer()
+    model, data = trainer.model, run.data("train")
+    assert isinstance(model, LatentEBM)
+    index = torch.arange(BATCH)
+    x = batch_images(run.config, data, index, 0, trainer.device)
+    stored = None if trainer.stored is None else trainer.stored[index].permute(1, 2, 0, 3)[-1:, :1]
+    generator = torch.Generator().manual_seed(1)
+    warm = warm_up(model, x, VANILLA, 8, 300, stored, generator)
+    reference, reference_error = long_run_gradient(model, x, warm, 200, generator)
+    ladder = warm_up(model, x, LADDER, 2, 200, None, generator)
+    arms = make_arms(model, x, stored, warm, ladder)
+    found: dict[str, Any] = {"reference_error": reference_error, "arms": {}}
+    print(f"    reference: half the distance of its halves is {reference_error:.3f}", flush=True)
+    for arm in arms:
+        result = measure(model, x, arm, reference, num_repeats, generator)
+        found["arms"][arm.name] = result
+        print(
+            f"    {arm.name:44} {result['evaluations']:6.0f} evaluations   error {result['error']:.3f}   "
+            f"bias {result['bias']:.3f}   log p(x|z) {result['log_likelihood']:.1f}",
+            flush=True,
+        )
+    return found
+
+
+def warm_up(
+    model: LatentEBM,
+    x: Tensor,
+    t: Tensor,
+    num_chains: int,
+    num_steps: int,
+    start: Tensor | None,
+    generator: torch.Generator,
+) -> Ladder:
+    """Run MALA chains to stationarity; their step sizes adapt on each rung over all steps but the last.
+
+    `start` (1, 1, B, d) is spread over the chains; without, they climb the ladder from the base distribution, 20 steps a
+    rung.
+    """
+    vanilla = len(t) == 2
+    return sample_ladder(
+        model,
+        x,
+        t,
+        MALA(0.05),
+        num_chains,
+        1,
+        "annealed" if start is None else "persistent",
+        generator,
+        num_burn_in=num_steps,
+        num_start_steps=20,
+        shared_prior=vanilla,
+        prior_latents=model.sample_base((1,), generator) if vanilla else None,
+        initial_latents=None if start is None else start.expand(1, num_chains, -1, -1),
+    )
+
+
+def continue_chains(model: LatentEBM, x: Tensor, kernel: Kernel, ladder: Ladder, steps: int) -> Any:
+    """Return a function that runs chains on from a ladder's draws, on the ladder's own rungs."""
+    t = ladder.inverse_temperatures.double()
+    vanilla = not ladder.has_prior_rung
+
+    def sample(generator: torch.Generator) -> Ladder:
+        return sample_ladder(
+            model,
+            x,
+            VANILLA if vanilla else t,
+            kernel,
+            ladder.num_chains,
+            steps,
+            "persistent",
+            generator,
+            shared_prior=vanilla,
+            prior_latents=model.sample_base((1,), generator) if vanilla else None,
+            initial_latents=ladder.latents,
+        )
+
+    return sample
+
+
+def from_base(model: LatentEBM, x: Tensor, kernel: Kernel, num_steps: int) -> Any:
+    """Return a function that runs one short chain an image from the base distribution."""
+
+    def sample(generator: torch.Generator) -> Ladder:
+        prior = model.sample_base((1,), generator)
+        return sample_ladder(
+            model, x, VANILLA, kernel, 1, num_steps, "base", generator, shared_prior=True, prior_latents=prior
+        )
+
+    return sample
+
+
+def make_arms(model: LatentEBM, x: Tensor, stored: Tensor | None, warm: Ladder, ladder: Ladder) -> list[Arm]:
+    assert warm.step_sizes is not None and ladder.step_sizes is not None
+    h = float(warm.step_sizes[-1])
+    adapted = MALA(h)
+    one = replace(warm.chains(slice(1)), step_sizes=None)
+    arms = [Arm(f"ULA h=0.1, base, {n} steps", from_base(model, x, ULA(0.1), n)) for n in (5, 20, 40, 80)]
+    arms += [Arm(f"MALA, base, {n} steps", from_base(model, x, adapted, n)) for n in (20, 80)]
+    starts = {"warm": one}
+    if stored is not None:
+        starts["stored"] = replace(one, latents=stored)
+    for name, start in starts.items():
+        for label, kernel in (("ULA h=0.1", ULA(0.1)), ("MALA", adapted)):
+            arms += [
+                Arm(f"{label}, {name}, {n} steps", continue_chains(model, x, kernel, start, n))
+                for n in (1, 4, 19)
+            ]
+    for chains in (4, 8):
+        many = warm.chains(slice(chains))
+        arms.append(Arm(f"MALA, warm, {chains} chains, 1 step", continue_chains(model, x, adapted, many, 1)))
+    rungs = MALA(ladder.step_sizes)
+    for n in (1, 4):
+        arms.append(
+            Arm(
+                f"complete, 11 rungs, 2 chains, warm, {n} steps",
+                continue_chains(model, x, rungs, ladder, n),
+                "thermodynamic-complete",
+            )
+        )
+    arms.append(Arm("ULA h=0.1, base, 43 steps (cost of complete)", from_base(model, x, ULA(0.1), 43)))
+    return arms
+
+
+def generator_gradient(model: LatentEBM, x: Tensor, ladder: Ladder, estimator: str) -> Tensor:
+    weights = compute_weights(ladder, ESTIMATORS[estimator], PRIOR_RULES["contrast"])
+    gradient = learning_gradient(model, x, ladder, weights, chunk_size=512)
+    return torch.cat([gradient[name].flatten() for name in model.parameter_groups()["generator"]])
+
+
+def long_run_gradient(
+    model: LatentEBM, x: Tensor, warm: Ladder, num_rounds: int, generator: torch.Generator
+) -> tuple[Tensor, float]:
+    """Return the mean gradient over draws 5 steps apart, and half the distance of its halves over its length."""
+    assert warm.step_sizes is not None
+    kernel, halves, state = MALA(float(warm.step_sizes[-1])), [], warm
+    for _ in range(2):
+        total = torch.zeros(())
+        for _ in range(num_rounds // 10):
+            state = continue_chains(model, x, kernel, state, 5)(generator)
+            total = total + generator_gradient(model, x, state, "maximum-likelihood")
+        halves.append(total / (num_rounds // 10))
+    mean = (halves[0] + halves[1]) / 2
+    return mean, float((halves[0] - halves[1]).norm() / 2 / mean.norm())
+
+
+def measure(
+    model: LatentEBM, x: Tensor, arm: Arm, reference: Tensor, num_repeats: int, generator: torch.Generator
+) -> dict[str, float]:
+    """Return the relative error of one gradient, and of the mean over repeats."""
+    gradients, ladder = [], None
+    for _ in range(num_repeats):
+        ladder = arm.sample(generator)
+        gradients.append(generator_gradient(model, x, ladder, arm.estimator))
+    assert ladder is not None
+    errors = torch.stack(gradients) - reference
+    length = reference.norm()
+    return {
+        "evaluations": ladder.num_evaluations,
+        "error": float(errors.square().sum(1).mean().sqrt() / length),
+        "bias": float(errors.mean(0).norm() / length),
+        "log_likelihood": float(ladder.log_likelihood[-1].mean()),
+    }

@@ -1,0 +1,99 @@
+"""Training steps against the plain loop: vanilla and ladder, float32 and bfloat16."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from plain_loop import PlainModel, PlainTrainer
+from timing import Times, race
+
+from thermograd.build import build_model
+from thermograd.config import RunConfig, resolve
+from thermograd.quadrature import trapezoid_weights
+from thermograd.training import Trainer, make_schedule
+
+PUBLISHED: dict[str, Any] = {
+    "prior_chains.start": "base",
+    "posterior_chains.kernel": "ula",
+    "posterior_chains.start": "base",
+    "posterior_chains.num_steps": 20,
+    "posterior_chains.step_size": 0.1,
+}
+"""Short-run chains as published, whatever the preset says."""
+LADDER: dict[str, Any] = {"gradient.estimator": "thermodynamic-detached", "gradient.num_rungs": 11}
+COMPLETE: dict[str, Any] = {
+    "gradient.estimator": "thermodynamic-complete",
+    "gradient.num_rungs": 11,
+    "gradient.num_chains": 2,
+    "posterior_chains.start": "persistent",
+    "posterior_chains.num_steps": 1,
+}
+"""A complete ladder of 11 rungs and 2 chains whose stored chains take one step an iteration."""
+
+
+def our_step(preset: str, overrides: dict[str, Any], batch_size: int) -> Callable[[], object]:
+    """Return a function that does one training step of the package."""
+    config, _ = resolve(preset, overrides=PUBLISHED | overrides | {"training.batch_size": batch_size})
+    trainer = Trainer(config, build_model(config), batch_size)
+    x, index = images(config, batch_size), torch.arange(batch_size)
+    count = iter(range(10**9))
+    return lambda: trainer.step(x, index, next(count), 0)
+
+
+def plain_step(preset: str, batch_size: int, ladder: bool = False) -> Callable[[], object]:
+    """Return a function that does one training step of the plain loop."""
+    config, _ = resolve(preset, overrides=PUBLISHED | (LADDER if ladder else {}))
+    temperatures = weights = torch.ones(1)
+    if ladder:
+        temperatures = make_schedule(config.gradient.schedule, config.gradient.num_rungs)
+        weights = trapezoid_weights(temperatures)
+    trainer = PlainTrainer(plain_model(config), temperatures.tolist(), weights.tolist(), num_steps=20)
+    x = images(config, batch_size)
+    return lambda: trainer.step(x)
+
+
+def plain_model(config: RunConfig) -> PlainModel:
+    settings = config.model
+    torch.manual_seed(0)
+    return PlainModel(
+        settings.latent_dim, settings.image_shape, settings.generator.widths, settings.noise_std
+    )
+
+
+def images(config: RunConfig, batch_size: int) -> torch.Tensor:
+    """Return noise in [-1, 1]; no time depends on what is in an image."""
+    return torch.rand(batch_size, *config.model.image_shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+def multiply_adds(config: RunConfig) -> float:
+    """Return the multiply-adds of one generator evaluation forward, for one image."""
+    generator = plain_model(config).generator
+    size, total = 1, 0
+    for layer in generator:
+        if isinstance(layer, torch.nn.ConvTranspose2d):
+            total += size**2 * layer.weight.numel()
+            size = (size - 1) * layer.stride[0] - 2 * layer.padding[0] + layer.kernel_size[0]
+    return float(total)
+
+
+def compare(preset: str, batch_size: int, num_rounds: int, ladder: bool) -> Times:
+    """Race the plain loop and the package in both precisions."""
+    extra = LADDER if ladder else {}
+    return race(
+        {
+            "plain": plain_step(preset, batch_size, ladder),
+            "float32": our_step(preset, extra | {"compute.precision": "float32"}, batch_size),
+            "bfloat16-mixed": our_step(preset, extra | {"compute.precision": "bfloat16-mixed"}, batch_size),
+        },
+        num_rounds,
+    )
+
+
+def compare_complete(preset: str, batch_size: int, num_rounds: int) -> Times:
+    """Race the plain loop's vanilla step and complete ladders of 11 rungs with 2 chains, one step a rung."""
+    contestants = {"plain": plain_step(preset, batch_size)}
+    for kernel in ("mala", "ula"):
+        for precision in ("float32", "bfloat16-mixed"):
+            extra = COMPLETE | {"posterior_chains.kernel": kernel, "compute.precision": precision}
+            contestants[f"{kernel} {precision}"] = our_step(preset, extra, batch_size)
+    return race(contestants, num_rounds)

@@ -1,0 +1,54 @@
+"""Times that can be compared on a busy machine: CPU seconds of one thread, in interleaved rounds."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Times:
+    """CPU seconds of each contestant in each round.
+
+    On one thread they equal seconds on a clock where the machine is quiet, and do not count other programs' turns.
+    """
+
+    seconds: dict[str, list[float]]
+
+    def median(self, name: str) -> float:
+        return statistics.median(self.seconds[name])
+
+    def ratio(self, slow: str, fast: str) -> tuple[float, float, float]:
+        """Return the median and the extremes of the ratio within rounds."""
+        ratios = sorted(s / f for s, f in zip(self.seconds[slow], self.seconds[fast], strict=True))
+        return statistics.median(ratios), ratios[0], ratios[-1]
+
+
+def race(contestants: Mapping[str, Callable[[], object]], num_rounds: int) -> Times:
+    """Time each contestant once a round, after one round that does not count."""
+    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    for round_ in range(num_rounds + 1):
+        for name, run in contestants.items():
+            begin = time.process_time()
+            run()
+            if round_:
+                seconds[name].append(time.process_time() - begin)
+    return Times(seconds)
+
+
+def matmul_rates() -> dict[str, float]:
+    """Return multiply-add rates of square products of 1024 numbers, in 1e9 operations a second (2 a multiply-add)."""
+    a = torch.randn(1024, 1024)
+    b = a.bfloat16()
+    # oneDNN, which runs the convolutions, may be faster than the library behind `@`.
+    linear = torch.ops.mkldnn._linear_pointwise
+    contestants: dict[str, Callable[[], object]] = {
+        "float32 (@)": lambda: a @ a,
+        "bfloat16 (@)": lambda: b @ b,
+    }
+    if torch.backends.mkldnn.is_available():
+        contestants["float32 (oneDNN)"] = lambda: linear(a, a, None, "none", [], "")
+    times = race(contestants, 9)
+    return {name: 2 * 1024**3 / times.median(name) / 1e9 for name in contestants}

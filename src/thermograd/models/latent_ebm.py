@@ -111,7 +111,7 @@ class LatentEBM(LatentModel):
             self.energy_network,
             Bfloat16Generator(self.generator),
             latent_dim=self.latent_dim,
-            image_shape=self.image_shape,
+            image_shape=(self.image_shape[0], self.image_shape[1], self.image_shape[2]),
             likelihood=self.likelihood,
             noise_std=self.noise_std,
             base_std=self.base_std,

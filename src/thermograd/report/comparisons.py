@@ -60,8 +60,8 @@ def arm_differences(data: StudyData, looks: dict[str, Look], metric: str | None)
     """Draw each arm's difference from vanilla on the main distance, the evidence and the reconstruction."""
     title = "Every arm against vanilla"
     table = differences(data.table, data.arms)
-    metrics = [metric, "log_evidence", "reconstruction_mean_square_error"]
-    metrics = [name for name in metrics if name is not None and (table["metric"] == name).any()]
+    wanted = (metric, "log_evidence", "reconstruction_mean_square_error")
+    metrics = [name for name in wanted if name is not None and (table["metric"] == name).any()]
     if not metrics:
         return Missing(title, "no arm and vanilla were both measured at the end for one seed.")
     arms = [arm for arm in looks if (table["arm"] == arm).any()]

@@ -1,6 +1,6 @@
 """Figures along training: variance, distance, temperatures, and grids of samples."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -106,7 +106,7 @@ def temperatures(data: StudyData, looks: dict[str, Look]) -> Plot | Missing:
         figure, axes = panels(1 + len(known), narrow, height=2.6)
         for arm in ladders:
             rows, look = means[means["arm"] == arm], looks[arm]
-            marks = {"color": look.colour, "marker": look.marker, "markersize": 3.5, "linewidth": 1.2}
+            marks: dict[str, Any] = {"color": look.colour, "marker": look.marker, "markersize": 3.5, "linewidth": 1.2}
             axes[0].plot(rows["rung"] / rows["rung"].max(), rows["inverse_temperature"], **marks)
             for ax, name in zip(axes[1:], known, strict=True):
                 there = rows[rows[name].notna()]

@@ -136,5 +136,5 @@ def _names(name: str) -> list[str]:
     return [name, f"{name}_low", f"{name}_high"]
 
 
-def _columns(interval: Interval, name: str) -> dict[str, float]:
+def _columns(interval: Interval, name: str) -> dict[str, int | str | float | None]:
     return dict(zip(_names(name), (interval.value, interval.low, interval.high), strict=True))

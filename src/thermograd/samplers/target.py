@@ -89,7 +89,7 @@ class Target:
         rows = z.reshape(-1, *z.shape[-2:])
         log_likelihood = rows.new_empty(rows.shape[:2])
         with torch.no_grad():
-            for row, column in chunks(*log_likelihood.shape, self.chunk_size or log_likelihood.numel()):
+            for row, column in chunks(len(rows), rows.shape[1], self.chunk_size or log_likelihood.numel()):
                 log_likelihood[row, column] = self.model.log_likelihood(self.x[column], rows[row, column])
         return state._replace(
             log_likelihood=log_likelihood.view(z.shape[:-1]), likelihood_score=torch.full_like(z, torch.nan)

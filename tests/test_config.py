@@ -51,7 +51,7 @@ def test_the_published_svhn_settings():
     ("overrides", "words"),
     [
         (
-            {"gradient.noise_multiplier": 1.0},
+            {"gradient.noise_multiplier": 1.0, "gradient.num_chains": 1},
             "`gradient.num_chains` must be even for a noise_multiplier, got 1",
         ),
         ({**NOISE, "gradient.num_chains": 3}, "must be even for a noise_multiplier, got 3"),
@@ -72,7 +72,10 @@ def test_the_published_svhn_settings():
         ),
         ({"gradient.num_rungs": 3}, "`gradient.num_rungs` must be 2 for maximum-likelihood, got 3"),
         ({**LADDER, "gradient.num_rungs": 1}, "`gradient.num_rungs` must be greater than or equal to 2"),
-        ({"gradient.prior_rule": "covariance"}, "`gradient.num_chains` must be at least 2"),
+        (
+            {"gradient.prior_rule": "covariance", "gradient.num_chains": 1},
+            "`gradient.num_chains` must be at least 2",
+        ),
         (
             {"posterior_chains.exchange": True},
             "`posterior_chains.exchange` needs a ladder of more than 2 rungs",
@@ -170,3 +173,23 @@ def test_streams_are_functions_of_seed_name_and_step():
     }
     assert len(seeds) == 27
     assert stream_seed(3, "x", 4) == stream_seed(3, "x", 4)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "num_chains", "num_rungs"),
+    [
+        ({}, 1, 2),
+        ({"gradient.estimator": "thermodynamic-detached"}, 1, 11),
+        ({"gradient.estimator": "thermodynamic-complete", "gradient.num_rungs": 7}, 2, 7),
+        ({"gradient.prior_rule": "covariance"}, 2, 11),
+        ({"gradient.noise_multiplier": 2}, 2, 2),
+        ({"gradient.noise_multiplier": 0.0}, 1, 2),
+        ({"gradient.estimator": "stepping-stone-complete", "gradient.noise_multiplier": 2}, 4, 11),
+    ],
+)
+def test_rungs_and_chains_are_as_few_as_the_estimator_needs(overrides, num_chains, num_rungs):
+    """Peers: bool("0") is True; a multiplier of 0, as text or number, is no noise."""
+    gradient = resolve("mnist", overrides=overrides)[0].gradient
+    assert (gradient.num_chains, gradient.num_rungs) == (num_chains, num_rungs)
+    text = {name: "0" if value == 0.0 else value for name, value in overrides.items()}
+    assert resolve("mnist", overrides=text)[0].gradient == gradient

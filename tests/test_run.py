@@ -510,3 +510,26 @@ def test_environment_survives_without_git(
     monkeypatch.setenv("PATH", str(tmp_path))
     train_run(tiny_config({"training.num_epochs": 1}), tmp_path / "run")
     assert json.loads((tmp_path / "run" / "environment.json").read_text())["commit"] is None
+
+
+def test_swap_rates_too_low_are_told_at_the_end_of_an_epoch(tmp_path, tiny_config):
+    """Three rungs are too few where the noise is small, and the log of the run says between which two."""
+    overrides = {
+        "gradient.estimator": "thermodynamic-detached",
+        "gradient.num_rungs": 3,
+        "gradient.schedule.power": 1,
+        "posterior_chains.exchange": True,
+        "posterior_chains.kernel": "mala",
+        "model.noise_std": 0.05,
+        "training.num_epochs": 4,
+    }
+    messages: list[str] = []
+    train_run(tiny_config(overrides), tmp_path / "run", on_message=messages.append)
+    ends = [record for record in read_metrics(tmp_path / "run") if record["step"] % 4 == 0]
+    low = [record["step"] for record in ends if min(record["swap_rate"]) < 0.05]
+    assert len(ends) == 4
+    assert low
+    assert [f"warning: step {step}:" in line for step, line in zip(low, messages, strict=True)] == [
+        True
+    ] * len(low)
+    assert all("is below 0.05" in line for line in messages)

@@ -101,21 +101,21 @@ def _residuals(values: np.ndarray, there: np.ndarray) -> tuple[np.ndarray, np.nd
 def _permutation_p_value(residuals: tuple[np.ndarray, np.ndarray], seed: int) -> float:
     x, y = residuals
     products = x @ y.T  # [g, h]: the x of seed g with the y of seed h
-    num = len(products)
-    orders = _orders(num, seed)
-    sums = np.abs(products[np.arange(num), orders].sum(1))
+    orders = _orders(len(products), seed)
+    sums = np.abs(sum(row[order] for row, order in zip(products, orders, strict=True)))
     seen = abs(float(np.trace(products)))
     return float((sums >= seen - ROUNDING * np.abs(products).sum()).mean())
 
 
 @lru_cache(maxsize=8)
 def _orders(num: int, seed: int) -> np.ndarray:
+    """Return permutations (num, N), one a column: all, or random ones with the identity first."""
     if num <= LARGEST_EXACT_BLOCKS:
-        return np.array(list(permutations(range(num))))
+        return np.array(list(permutations(range(num)))).T.copy()
     generator = np.random.default_rng(seed)
     orders = np.tile(np.arange(num), (NUM_RANDOM, 1))
     orders[1:] = generator.permuted(orders[1:], axis=1)
-    return orders
+    return orders.T.copy()
 
 
 def _partial_correlations(values: np.ndarray, there: np.ndarray, weights: np.ndarray) -> np.ndarray:

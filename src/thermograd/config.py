@@ -128,7 +128,9 @@ class GradientConfig(Section):
 
     estimator: EstimatorName = "maximum-likelihood"
     prior_rule: Literal["contrast", "covariance", "detached-objective"] = "contrast"
-    num_chains: PositiveInt = Field(1, description="M, chains on each rung of an image")
+    num_chains: PositiveInt = Field(
+        1, description="M, chains on each rung of an image; as few as the estimator needs"
+    )
     num_rungs: Annotated[int, Field(ge=2, strict=True)] = Field(11, description="K, both ends counted")
     schedule: ScheduleConfig = ScheduleConfig()
     noise_multiplier: Annotated[Number, Field(ge=0)] = Field(
@@ -140,24 +142,34 @@ class GradientConfig(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _default_rungs(cls, values: Any) -> Any:
-        if isinstance(values, Mapping) and "num_rungs" not in values:
-            vanilla = values.get("estimator", "maximum-likelihood") == "maximum-likelihood"
-            vanilla = vanilla and values.get("prior_rule", "contrast") == "contrast"
-            return {**values, "num_rungs": 2 if vanilla else 11}
-        return values
+    def _defaults(cls, values: Any) -> Any:
+        """Fill in rungs and chains where they are not given: 11 rungs for a ladder, as few chains as suffice."""
+        if not isinstance(values, Mapping):
+            return values
+        estimator = values.get("estimator", "maximum-likelihood")
+        contrast = values.get("prior_rule", "contrast") == "contrast"
+        num_rungs = 2 if estimator == "maximum-likelihood" and contrast else 11
+        multiplier = values.get("noise_multiplier", 0)
+        # A text such as "0" is true to Python; what is no number is refused later.
+        noisy = isinstance(multiplier, int | float) and multiplier != 0
+        num_chains = cls._fewest_chains(str(estimator), contrast, noisy)
+        return {"num_rungs": num_rungs, "num_chains": num_chains, **values}
+
+    @staticmethod
+    def _fewest_chains(estimator: str, contrast: bool, noisy: bool) -> int:
+        """Return the fewest chains M: two for a covariance, and twice as many for two halves of them."""
+        return (2 if estimator.endswith("-complete") or not contrast else 1) * (2 if noisy else 1)
 
     @model_validator(mode="after")
     def _check(self) -> "GradientConfig":
-        needed = 2 if self.estimator.endswith("-complete") or self.prior_rule != "contrast" else 1
+        noisy = bool(self.noise_multiplier)
+        needed = self._fewest_chains(self.estimator, self.prior_rule == "contrast", noisy)
         if self.estimator == "maximum-likelihood" and self.prior_rule == "contrast" and self.num_rungs != 2:
             raise ValueError(f"`gradient.num_rungs` must be 2 for maximum-likelihood, got {self.num_rungs}")
-        if self.noise_multiplier:
-            needed *= 2
-            if self.num_chains % 2:
-                raise ValueError(
-                    f"`gradient.num_chains` must be even for a noise_multiplier, got {self.num_chains}"
-                )
+        if noisy and self.num_chains % 2:
+            raise ValueError(
+                f"`gradient.num_chains` must be even for a noise_multiplier, got {self.num_chains}"
+            )
         if self.num_chains < needed:
             raise ValueError(
                 f"`gradient.num_chains` must be at least {needed} for {self.estimator} with prior_rule "

@@ -135,7 +135,7 @@ def train_run(
         _check_same(checkpoint, config, data)
         _restore(trainer, checkpoint)
         on_message(f"Going on from {checkpoint.path.name}.")
-    loop = _Loop(config, folder, data, trainer, len(order), on_step)
+    loop = _Loop(config, folder, data, trainer, len(order), on_step, on_message)
     step = loop.step = 0 if checkpoint is None else checkpoint.step
     write_status(folder, "running", step, loop.num_steps)
     try:
@@ -160,7 +160,9 @@ class _Loop:
         trainer: Trainer,
         steps_per_epoch: int,
         on_step: OnStep | None,
+        on_message: Callable[[str], None],
     ):
+        self.on_message = on_message
         self.config, self.folder, self.data, self.trainer = config, folder, data, trainer
         self.steps_per_epoch, self.on_step = steps_per_epoch, on_step
         self.num_steps = steps_per_epoch * config.training.num_epochs
@@ -185,6 +187,9 @@ class _Loop:
                         json.dumps({"kind": "train", "step": self.step, "epoch": epoch, **record}) + "\n"
                     )
                     metrics.flush()
+                if end_of_epoch:
+                    for line in record["warnings"]:
+                        self.on_message(f"warning: step {self.step}: {line}")
                 if self.probe is not None and self.step % (self.config.probe.every or 1) == 0:
                     metrics.write(json.dumps(self._probe(self.probe, epoch)) + "\n")
                     metrics.flush()

@@ -149,7 +149,7 @@ def detectable_difference(differences: np.ndarray, level: float, power: float = 
 # --- intervals ---
 
 
-def mean_interval(values: np.ndarray, level: float = 0.95, seed: int = 0, num: int = 4000) -> Interval:
+def mean_interval(values: np.ndarray, level: float = 0.95, seed: int = 0, num: int = 2000) -> Interval:
     """Return the mean over seeds with its interval.
 
     From 6 seeds on the bootstrap's expanded percentile interval, whose percentiles are widened so that it is as wide as

@@ -26,6 +26,7 @@ from thermograd.models.generator import choose_precision
 from thermograd.models.latent_ebm import LatentEBM
 from thermograd.models.latent_model import LatentModel
 from thermograd.optimiser import SGD, Adam, Optimiser
+from thermograd.samplers.diagnostics import ladder_warnings
 from thermograd.samplers.ladder import Kernel, Ladder, PriorDraws, sample_ladder, sample_prior
 from thermograd.samplers.langevin import ULA
 from thermograd.samplers.mala import MALA, adapted_step_size
@@ -214,7 +215,7 @@ class Trainer:
         record = self._update(gradient, clean, step, epoch)
         self._keep(draws, index, step)
         self.num_evaluations += ladder.num_evaluations * len(x)
-        return self._describe(draws) | record
+        return self._describe(draws) | record | {"warnings": ladder_warnings(ladder)}
 
     def _gradient(
         self, x: Tensor, ladder: Ladder, step: int

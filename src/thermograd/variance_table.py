@@ -54,7 +54,7 @@ class VarianceSettings:
     estimators: tuple[str, ...] = tuple(ESTIMATORS)
     num_batches: int = 8
     num_repeats: int = 8
-    changes: Changes = field(default_factory=lambda: Changes(batch_size=64))
+    changes: Changes = field(default_factory=lambda: Changes(batch_size=16))
     equal_cost: bool = False
     reference: ReferenceSettings | None = field(default_factory=ReferenceSettings)
     split: str = "train"

@@ -37,7 +37,7 @@ ESTIMATORS = (
 @click.option(
     "--repeats", default=8, type=click.IntRange(min=2), show_default=True, help="Gradients of each batch."
 )
-@click.option("--batch-size", default=64, type=positive, show_default=True)
+@click.option("--batch-size", default=16, type=positive, show_default=True)
 @click.option("--num-chains", type=positive, help="Chains on each rung [default: the run's, or as needed].")
 @click.option("--num-rungs", type=click.IntRange(min=3), help="Of ladders [default: the run's, or 11].")
 @click.option("--power", type=click.FloatRange(min=0, min_open=True), help="p of the schedule (k/N)^p.")

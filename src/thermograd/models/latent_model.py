@@ -81,6 +81,13 @@ class LatentModel(nn.Module, ABC):
         z = torch.randn((*shape, self.latent_dim), generator=generator, device=like.device, dtype=like.dtype)
         return z * self.base_std
 
+    def prior_score(self, z: Tensor) -> Tensor:
+        """Return the gradient of `log_prior` in z, (..., d), and nothing else."""
+        with torch.enable_grad():
+            leaf = z.detach().requires_grad_()
+            (energy_gradient,) = torch.autograd.grad(self.energy(leaf).sum(), leaf)
+        return -energy_gradient - leaf.detach() / self.base_std**2
+
     def evaluate_prior(self, z: Tensor) -> Evaluation:
         """Evaluate the prior alone: one backward pass of the energy; the likelihood's parts are zero."""
         with torch.enable_grad():

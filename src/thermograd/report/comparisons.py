@@ -50,7 +50,7 @@ def contrasts(data: StudyData, conclusions: Conclusions) -> Plot | Missing:
         "contrasts",
         title,
         "Dots are the paired differences of single seeds, the diamond is their mean with its 95 % interval. The grey "
-        "band is the noise floor: the interval of the placebo's difference from vanilla. Where nothing was found, "
+        "band is the noise floor: as far as the interval of the placebo's difference reaches. Where nothing was found, "
         "dotted marks are the smallest difference that four of five such studies would find.",
         draw,
     )
@@ -87,8 +87,8 @@ def arm_differences(data: StudyData, looks: dict[str, Look], metric: str | None)
         "arm_differences",
         title,
         "Mean paired differences from the vanilla arm at the end of training, on the test set, with 95 % intervals "
-        "over seeds. The grey band is the noise floor, the interval of the placebo. Exploratory, and not corrected for "
-        "looking at many arms: one interval in twenty leaves out 0 by chance.",
+        "over seeds. The grey band is the noise floor, as far as the placebo's interval reaches. Exploratory, and "
+        "not corrected for looking at many arms: one interval in twenty leaves out 0 by chance.",
         draw,
     )
 
@@ -110,7 +110,7 @@ def gradients_by_arm(data: StudyData, looks: dict[str, Look]) -> Plot | Missing:
         if name in table and table[name].notna().any()
     ]
     if table.empty or not names:
-        return Missing(title, "no run was probed (set `probe.every` in the study's overrides).")
+        return Missing(title, "no run was probed (set probe.every in the study's overrides).")
     arms = [arm for arm in looks if arm in table.index]
 
     def draw(narrow: bool) -> "Figure":
@@ -129,7 +129,7 @@ def gradients_by_arm(data: StudyData, looks: dict[str, Look]) -> Plot | Missing:
         return figure
 
     lacking = (
-        "" if "squared_bias" in names else " Bias was not measured: run `thermograd variance` on each run."
+        "" if "squared_bias" in names else " Bias was not measured: run “thermograd variance” on each run."
     )
     return Plot(
         "gradients_by_arm",
@@ -247,7 +247,8 @@ def _short(metric: str) -> str:
 
 def _floor_band(ax: "Axes", floor: Interval | None) -> None:
     if floor is not None and math.isfinite(floor.low):
-        ax.axvspan(floor.low, floor.high, color=PLACEBO, linewidth=0)
+        reach = max(abs(floor.low), abs(floor.high))
+        ax.axvspan(-reach, reach, color=PLACEBO, linewidth=0)
     ax.axvline(0, color=FAINT, linewidth=0.8)
 
 

@@ -1,12 +1,13 @@
 """Figures along training: variance, distance, temperatures, and grids of samples."""
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from thermograd.report.collect import NETWORKS, Picture, StudyData
 from thermograd.report.style import NARROW, WIDE, Look, Missing, Plot, arm_legend, log_axis, panels
-from thermograd.report.words import label
+from thermograd.report.words import label, number
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,7 +24,7 @@ def variance_by_iteration(data: StudyData, looks: dict[str, Look]) -> Plot | Mis
     probes = data.probes[data.probes["source"] == "probe"]
     name = next((n for n in ("normalised_variance", "total_variance") if (probes[n] > 0).mean() > 0.5), None)
     if name is None:
-        return Missing(title, "no run was probed (set `probe.every` in the study's overrides).")
+        return Missing(title, "no run was probed (set probe.every in the study's overrides).")
     networks = [network for network in NETWORKS if (probes["network"] == network).any()]
 
     def draw(narrow: bool) -> "Figure":
@@ -63,17 +64,19 @@ def distance_by_iteration(data: StudyData, looks: dict[str, Look], metric: str |
         return Missing(title, "no distance was measured on the training set.")
     rows = rows[rows[metric].notna()]
     floor = f"floor:{metric.removeprefix('distance:')}"
+    value = float(rows[floor].mean()) if floor in rows else math.nan
+    # A floor near 0 would leave a logarithmic axis with no room for the curves.
+    is_log = bool((rows[metric] > 0).all() and rows[metric].max() > 20 * rows[metric].min())
 
     def draw(narrow: bool) -> "Figure":
         figure, (ax,) = panels(1, narrow, height=3.1)
         _curves(ax, rows, metric, looks, geometric=False)
-        if floor in rows and rows[floor].notna().any():
-            value = float(rows[floor].mean())
+        if math.isfinite(value) and not is_log:
             ax.axhline(value, color="#6b7280", linewidth=0.9, linestyle=":")
             ax.annotate("real images", (1, value), xycoords=("axes fraction", "data"), ha="right", va="bottom",
                         color="#6b7280", fontsize=8)  # fmt: skip
         ax.set(xlabel="iteration", ylabel=label(metric))
-        if (rows[metric] > 0).all() and rows[metric].max() > 20 * rows[metric].min():
+        if is_log:
             log_axis(ax, "y")
         arm_legend(figure, looks, narrow)
         return figure
@@ -82,8 +85,8 @@ def distance_by_iteration(data: StudyData, looks: dict[str, Look], metric: str |
         "distance_by_iteration",
         title,
         f"{_capital(label(metric))} of samples to the training set; smaller is better. Lines are means over "
-        f"seeds, bands reach from the smallest seed to the largest; the dotted line is what one half of the real "
-        f"images scores against the other.",
+        f"seeds, bands reach from the smallest seed to the largest. One half of the real images scores {number(value)} "
+        f"against the other.",
         draw,
     )
 
@@ -106,7 +109,12 @@ def temperatures(data: StudyData, looks: dict[str, Look]) -> Plot | Missing:
         figure, axes = panels(1 + len(known), narrow, height=2.6)
         for arm in ladders:
             rows, look = means[means["arm"] == arm], looks[arm]
-            marks: dict[str, Any] = {"color": look.colour, "marker": look.marker, "markersize": 3.5, "linewidth": 1.2}
+            marks: dict[str, Any] = {
+                "color": look.colour,
+                "marker": look.marker,
+                "markersize": 3.5,
+                "linewidth": 1.2,
+            }
             axes[0].plot(rows["rung"] / rows["rung"].max(), rows["inverse_temperature"], **marks)
             for ax, name in zip(axes[1:], known, strict=True):
                 there = rows[rows[name].notna()]

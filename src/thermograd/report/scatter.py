@@ -22,7 +22,7 @@ def distance_against_variance(data: StudyData, metric: str | None) -> Plot | Mis
     title = "Distance against the variance of the gradient"
     variance = variance_column(data.table)
     if metric is None or variance is None:
-        return Missing(title, "it takes both a distance and probes of the gradient (`probe.every`).")
+        return Missing(title, "it takes both a distance and probes of the gradient (probe.every).")
     rows = data.table[(data.table["split"] == "test") & data.table["is_final"].astype(bool)]
     rows = rows[(rows[variance] > 0) & rows[metric].notna()]
     if len(rows) < 3:
@@ -51,7 +51,7 @@ def distance_against_variance(data: StudyData, metric: str | None) -> Plot | Mis
     note = (
         ""
         if "relative_squared_bias" in colours
-        else " Bias was not measured (`thermograd variance` on each run)."
+        else " Bias was not measured (“thermograd variance” measures it, run by run)."
     )
     return Plot(
         "distance_against_variance",

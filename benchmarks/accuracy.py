@@ -24,6 +24,12 @@ from thermograd.samplers.mala import MALA
 from thermograd.schedules import power_schedule
 
 BATCH = 48
+PERSISTENT = {
+    "posterior_chains.start": "persistent",
+    "posterior_chains.kernel": "mala",
+    "posterior_chains.num_steps": 4,
+    "posterior_chains.adaptation_gain": 0.2,
+}
 VANILLA = torch.tensor([0.0, 1.0], dtype=torch.float64)
 LADDER = power_schedule(11, 3.0)
 
@@ -39,7 +45,9 @@ class Arm:
 
 def make_run(folder: Path) -> Path:
     """Train the small MNIST model that the errors are measured on, about a minute."""
-    config, requested = resolve("mnist-5k", overrides={"training.num_epochs": 8, "training.pictures_every": 1000})
+    config, requested = resolve(
+        "mnist-5k", overrides={"training.num_epochs": 12, "training.pictures_every": 1000, **PERSISTENT}
+    )
     return train_run(config, folder / "run", requested=requested).folder
 
 
@@ -53,9 +61,9 @@ def gradient_errors(folder: Path, num_repeats: int) -> dict[str, Any]:
     x = batch_images(run.config, data, index, 0, trainer.device)
     stored = None if trainer.stored is None else trainer.stored[index].permute(1, 2, 0, 3)[-1:, :1]
     generator = torch.Generator().manual_seed(1)
-    warm = warm_up(model, x, VANILLA, 8, 300, stored, generator)
-    reference, reference_error = long_run_gradient(model, x, warm, 200, generator)
-    ladder = warm_up(model, x, LADDER, 2, 200, None, generator)
+    warm = warm_up(model, x, VANILLA, 32, 300, stored, generator)
+    reference, reference_error = long_run_gradient(model, x, warm, 10, generator)
+    ladder = warm_up(model, x, LADDER, 8, 200, None, generator)
     arms = make_arms(model, x, stored, warm, ladder)
     found: dict[str, Any] = {"reference_error": reference_error, "arms": {}}
     print(f"    reference: half the distance of its halves is {reference_error:.3f}", flush=True)
@@ -102,24 +110,31 @@ def warm_up(
     )
 
 
-def continue_chains(model: LatentEBM, x: Tensor, kernel: Kernel, ladder: Ladder, steps: int) -> Any:
-    """Return a function that runs chains on from a ladder's draws, on the ladder's own rungs."""
+def continue_chains(
+    model: LatentEBM, x: Tensor, kernel: Kernel, ladder: Ladder, steps: int, num_chains: int | None = None
+) -> Any:
+    """Return a function that runs chains on from a ladder's draws, on the ladder's own rungs.
+
+    Each call begins at `num_chains` of the ladder's chains, drawn anew: repeats that share their start would count its
+    distance from the mean as bias.
+    """
     t = ladder.inverse_temperatures.double()
     vanilla = not ladder.has_prior_rung
 
     def sample(generator: torch.Generator) -> Ladder:
+        chosen = torch.randperm(ladder.num_chains, generator=generator)[:num_chains]
         return sample_ladder(
             model,
             x,
             VANILLA if vanilla else t,
             kernel,
-            ladder.num_chains,
+            len(chosen),
             steps,
             "persistent",
             generator,
             shared_prior=vanilla,
             prior_latents=model.sample_base((1,), generator) if vanilla else None,
-            initial_latents=ladder.latents,
+            initial_latents=ladder.latents[:, chosen],
         )
 
     return sample
@@ -141,27 +156,26 @@ def make_arms(model: LatentEBM, x: Tensor, stored: Tensor | None, warm: Ladder, 
     assert warm.step_sizes is not None and ladder.step_sizes is not None
     h = float(warm.step_sizes[-1])
     adapted = MALA(h)
-    one = replace(warm.chains(slice(1)), step_sizes=None)
     arms = [Arm(f"ULA h=0.1, base, {n} steps", from_base(model, x, ULA(0.1), n)) for n in (5, 20, 40, 80)]
     arms += [Arm(f"MALA, base, {n} steps", from_base(model, x, adapted, n)) for n in (20, 80)]
-    starts = {"warm": one}
+    starts = {"warm": warm}
     if stored is not None:
-        starts["stored"] = replace(one, latents=stored)
+        starts["stored"] = replace(warm.chains(slice(1)), latents=stored)
     for name, start in starts.items():
         for label, kernel in (("ULA h=0.1", ULA(0.1)), ("MALA", adapted)):
             arms += [
-                Arm(f"{label}, {name}, {n} steps", continue_chains(model, x, kernel, start, n))
+                Arm(f"{label}, {name}, {n} steps", continue_chains(model, x, kernel, start, n, 1))
                 for n in (1, 4, 19)
             ]
-    for chains in (4, 8):
-        many = warm.chains(slice(chains))
-        arms.append(Arm(f"MALA, warm, {chains} chains, 1 step", continue_chains(model, x, adapted, many, 1)))
+    for chains in (4, 10, 22):
+        sample = continue_chains(model, x, adapted, warm, 1, chains)
+        arms.append(Arm(f"MALA, warm, {chains} chains, 1 step", sample))
     rungs = MALA(ladder.step_sizes)
     for n in (1, 4):
         arms.append(
             Arm(
                 f"complete, 11 rungs, 2 chains, warm, {n} steps",
-                continue_chains(model, x, rungs, ladder, n),
+                continue_chains(model, x, rungs, ladder, n, 2),
                 "thermodynamic-complete",
             )
         )
@@ -183,10 +197,10 @@ def long_run_gradient(
     kernel, halves, state = MALA(float(warm.step_sizes[-1])), [], warm
     for _ in range(2):
         total = torch.zeros(())
-        for _ in range(num_rounds // 10):
+        for _ in range(num_rounds):
             state = continue_chains(model, x, kernel, state, 5)(generator)
             total = total + generator_gradient(model, x, state, "maximum-likelihood")
-        halves.append(total / (num_rounds // 10))
+        halves.append(total / num_rounds)
     mean = (halves[0] + halves[1]) / 2
     return mean, float((halves[0] - halves[1]).norm() / 2 / mean.norm())
 

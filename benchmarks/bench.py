@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from accuracy import gradient_errors, make_run
 from steps import COMPLETE, LADDER, PUBLISHED, compare, compare_complete, multiply_adds, our_step
-from timing import Times, matmul_rates, race
+from timing import Times, matmul_rates, race_apart
 
 from thermograd.config import resolve
 
@@ -30,7 +30,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--full", action="store_true", help="more rounds and repeats")
     parser.add_argument("--out", type=Path, default=Path("runs/bench.json"))
-    parser.add_argument("--run", type=Path, help="a trained run for the gradient's errors; else one is trained")
+    parser.add_argument(
+        "--run", type=Path, help="a trained run for the gradient's errors; else one is trained"
+    )
     parser.add_argument(
         "--only",
         nargs="*",
@@ -56,7 +58,10 @@ def main() -> None:
 
 def machine(arguments: argparse.Namespace) -> dict[str, Any]:
     rates = matmul_rates()
-    print(f"matrix products, 1e9 operations/s: {', '.join(f'{k} {v:.0f}' for k, v in rates.items())}", flush=True)
+    print(
+        f"matrix products, 1e9 operations/s: {', '.join(f'{k} {v:.0f}' for k, v in rates.items())}",
+        flush=True,
+    )
     return {"rates": rates}
 
 
@@ -98,7 +103,9 @@ def describe(times: Times, title: str) -> dict[str, Any]:
     for name in times.seconds:
         ratio = times.ratio("plain", name)
         found[name] = {"median_seconds": times.median(name), "plain_over_this": ratio}
-        print(f"    {name:22} {times.median(name):8.3f} s   x{ratio[0]:.2f} ({ratio[1]:.2f} to {ratio[2]:.2f})")
+        print(
+            f"    {name:22} {times.median(name):8.3f} s   x{ratio[0]:.2f} ({ratio[1]:.2f} to {ratio[2]:.2f})"
+        )
     return found
 
 
@@ -110,8 +117,11 @@ def scaling(arguments: argparse.Namespace) -> dict[str, Any]:
     variants |= {f"ladder of {k}, 2 steps": (ladder | {"gradient.num_rungs": k}, 128) for k in (3, 11, 31)}
     variants |= {f"ladder of 11, {m} chains": (ladder | {"gradient.num_chains": m}, 128) for m in (2, 4)}
     variants |= {f"latent size {d}": ({"model.latent_dim": d}, 128) for d in (8, 128)}
-    variants |= {f"ladder of 11, chunks of {c}": (ladder | {"compute.chunk_size": c}, 128) for c in (128, 512, 2048)}
-    times = race({name: our_step("mnist", extra, n) for name, (extra, n) in variants.items()}, 3)
+    variants |= {
+        f"ladder of 11, chunks of {c}": (ladder | {"compute.chunk_size": c}, 128) for c in (128, 512, 2048)
+    }
+    contestants = {name: (our_step, ("mnist", extra, n)) for name, (extra, n) in variants.items()}
+    times = race_apart(contestants, 3)
     for name in variants:
         print(f"    {name:32} {1e3 * times.median(name):8.1f} ms", flush=True)
     return {name: times.median(name) for name in variants}
@@ -124,7 +134,8 @@ def accuracy(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 MEMORY = [
-    {"gradient.num_rungs": 31, "compute.chunk_size": chunk, "posterior_chains.num_steps": 1} for chunk in (256, 1024)
+    {"gradient.num_rungs": 31, "compute.chunk_size": chunk, "posterior_chains.num_steps": 1}
+    for chunk in (256, 1024)
 ]
 
 

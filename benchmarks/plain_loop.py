@@ -28,7 +28,11 @@ class PlainModel(nn.Module):
         self.latent_dim, self.noise_std = latent_dim, noise_std
         self.num_pixels = math.prod(image_shape)
         self.energy = nn.Sequential(
-            nn.Linear(latent_dim, 200), nn.GELU(), nn.Linear(200, 200), nn.GELU(), nn.Linear(200, 1, bias=False)
+            nn.Linear(latent_dim, 200),
+            nn.GELU(),
+            nn.Linear(200, 200),
+            nn.GELU(),
+            nn.Linear(200, 1, bias=False),
         )
         layers: list[nn.Module] = [nn.ConvTranspose2d(latent_dim, widths[0], 4)]
         kernels = (3 if image_shape[1] == 28 else 4, 4, 4)  # from 4 to 7 pixels takes a kernel of 3

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from plain_loop import PlainModel, PlainTrainer
-from timing import Times, race
+from timing import Make, Times, race_apart
 
 from thermograd.build import build_model
 from thermograd.config import RunConfig, resolve
@@ -27,6 +27,7 @@ COMPLETE: dict[str, Any] = {
     "gradient.num_chains": 2,
     "posterior_chains.start": "persistent",
     "posterior_chains.num_steps": 1,
+    "compute.chunk_size": 512,
 }
 """A complete ladder of 11 rungs and 2 chains whose stored chains take one step an iteration."""
 
@@ -62,7 +63,9 @@ def plain_model(config: RunConfig) -> PlainModel:
 
 def images(config: RunConfig, batch_size: int) -> torch.Tensor:
     """Return noise in [-1, 1]; no time depends on what is in an image."""
-    return torch.rand(batch_size, *config.model.image_shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    return (
+        torch.rand(batch_size, *config.model.image_shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    )
 
 
 def multiply_adds(config: RunConfig) -> float:
@@ -79,21 +82,17 @@ def multiply_adds(config: RunConfig) -> float:
 def compare(preset: str, batch_size: int, num_rounds: int, ladder: bool) -> Times:
     """Race the plain loop and the package in both precisions."""
     extra = LADDER if ladder else {}
-    return race(
-        {
-            "plain": plain_step(preset, batch_size, ladder),
-            "float32": our_step(preset, extra | {"compute.precision": "float32"}, batch_size),
-            "bfloat16-mixed": our_step(preset, extra | {"compute.precision": "bfloat16-mixed"}, batch_size),
-        },
-        num_rounds,
-    )
+    contestants: dict[str, Make] = {"plain": (plain_step, (preset, batch_size, ladder))}
+    for precision in ("float32", "bfloat16-mixed"):
+        contestants[precision] = (our_step, (preset, extra | {"compute.precision": precision}, batch_size))
+    return race_apart(contestants, num_rounds)
 
 
 def compare_complete(preset: str, batch_size: int, num_rounds: int) -> Times:
     """Race the plain loop's vanilla step and complete ladders of 11 rungs with 2 chains, one step a rung."""
-    contestants = {"plain": plain_step(preset, batch_size)}
+    contestants: dict[str, Make] = {"plain": (plain_step, (preset, batch_size))}
     for kernel in ("mala", "ula"):
         for precision in ("float32", "bfloat16-mixed"):
             extra = COMPLETE | {"posterior_chains.kernel": kernel, "compute.precision": precision}
-            contestants[f"{kernel} {precision}"] = our_step(preset, extra, batch_size)
-    return race(contestants, num_rounds)
+            contestants[f"{kernel} {precision}"] = (our_step, (preset, extra, batch_size))
+    return race_apart(contestants, num_rounds)

@@ -21,7 +21,7 @@ LAYERS: list[list[str]] = [
     ],
     ["evidence", "gradients", "variance_statistics", "reference_gradient", "gradient_variance"],
     ["data", "checkpoint", "optimiser", "training"],
-    ["generation", "pictures", "metrics"],
+    ["generation", "pictures", "metrics", "statistics", "association"],
     [
         "build",
         "run_folder",

@@ -4,7 +4,9 @@ A step is: draws of the prior -> ladder of the batch -> weights -> one backward 
 from streams named after what they are for and the step, so a step is a function of (config, state, step, batch).
 """
 
+import ctypes
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -63,6 +65,25 @@ def make_kernel(kind: str, step_size: float | Tensor) -> Kernel:
     return MALA(step_size) if kind == "mala" else ULA(step_size)
 
 
+def keep_freed_memory() -> bool:
+    """Let this process reuse freed memory instead of handing it back to the system after each large tensor.
+
+    Fetching the pages anew took up to a quarter of the time of a step (docs/performance.md). The process then keeps its
+    peak of memory until it ends. It changes no number.
+
+    Returns:
+        Whether the C library took the settings; only glibc on Linux has them.
+    """
+    if sys.platform != "linux":
+        return False
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):  # another C library
+        return False
+    trim_threshold, mmap_threshold, largest = -1, -3, 2**30
+    return bool(mallopt(trim_threshold, largest)) and bool(mallopt(mmap_threshold, largest))
+
+
 @dataclass(frozen=True)
 class Draws:
     """What one step sampled: draws of the prior, where chains ran there, and the ladder."""
@@ -86,6 +107,8 @@ class Trainer:
     def __init__(self, config: RunConfig, model: LatentModel, num_images: int):
         self.config, self.model = config, model
         self.device = next(model.parameters()).device
+        if self.device.type == "cpu":
+            keep_freed_memory()
         gradient, chains = config.gradient, config.posterior_chains
         self.estimator = ESTIMATORS[gradient.estimator]
         self.prior_rule = PRIOR_RULES[gradient.prior_rule]

@@ -2,13 +2,16 @@
 
 import math
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from thermograd.report.collect import NETWORKS, QUANTITIES, StudyData
 from thermograd.report.conclusions import Conclusions, baseline, final_values, noise_floor, paired
 from thermograd.statistics import Interval, mean_interval
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 MEASURED = (
     "log_evidence",
@@ -20,15 +23,17 @@ MEASURED = (
 )
 
 
-def compared_metrics(table: pd.DataFrame) -> list[str]:
+def compared_metrics(table: "pd.DataFrame") -> list[str]:
     """Return the metrics of the comparison of arms: all distances, then the rest that was measured."""
     distances = [str(name) for name in table.columns if str(name).startswith("distance:")]
     names = [*distances, *(name for name in MEASURED if name in table)]
     return [name for name in names if final_values(table, name)]
 
 
-def differences(table: pd.DataFrame, arms: Mapping[str, str | None]) -> pd.DataFrame:
+def differences(table: "pd.DataFrame", arms: Mapping[str, str | None]) -> "pd.DataFrame":
     """Return each arm's difference from the vanilla arm of its cell on each metric, the placebo's beside it."""
+    import pandas as pd
+
     rows = []
     for metric in compared_metrics(table):
         values = final_values(table, metric)
@@ -47,8 +52,10 @@ def differences(table: pd.DataFrame, arms: Mapping[str, str | None]) -> pd.DataF
     return pd.DataFrame(rows, columns=names)
 
 
-def finals(table: pd.DataFrame, arms: Mapping[str, str | None]) -> pd.DataFrame:
+def finals(table: "pd.DataFrame", arms: Mapping[str, str | None]) -> "pd.DataFrame":
     """Return each metric at the end of each arm, mean over seeds with its interval."""
+    import pandas as pd
+
     rows = []
     for metric in compared_metrics(table):
         values = final_values(table, metric)
@@ -61,11 +68,13 @@ def finals(table: pd.DataFrame, arms: Mapping[str, str | None]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["metric", "arm", "seeds", *_names("mean")])
 
 
-def gradients(probes: pd.DataFrame, arms: Mapping[str, str | None]) -> pd.DataFrame:
+def gradients(probes: "pd.DataFrame", arms: Mapping[str, str | None]) -> "pd.DataFrame":
     """Return bias, variance and mean square error of each arm's gradient at the last probe, by network.
 
     Bias and mean square error are those of the last probe that had a reference gradient.
     """
+    import pandas as pd
+
     rows = []
     for (arm, network), group in probes.groupby(["arm", "network"], sort=False):
         row: dict[str, object] = {"arm": arm, "network": network, "seeds": group["run"].nunique()}
@@ -81,7 +90,7 @@ def gradients(probes: pd.DataFrame, arms: Mapping[str, str | None]) -> pd.DataFr
     return frame.sort_values(["arm", "network"], key=lambda column: column.map(order)).reset_index(drop=True)
 
 
-def costs(table: pd.DataFrame, arms: Mapping[str, str | None]) -> pd.DataFrame:
+def costs(table: "pd.DataFrame", arms: Mapping[str, str | None]) -> "pd.DataFrame":
     """Return what each arm spent on training: mean over runs that came to their end."""
     ends = table[(table["split"] == "test") & table["is_final"].astype(bool)]
     names = ["step", "epoch", "evaluations", "evaluations_per_image", "seconds"]
@@ -92,8 +101,10 @@ def costs(table: pd.DataFrame, arms: Mapping[str, str | None]) -> pd.DataFrame:
     return frame.rename(columns={"step": "steps", "epoch": "epochs"})
 
 
-def contrasts(conclusions: Conclusions) -> pd.DataFrame:
+def contrasts(conclusions: Conclusions) -> "pd.DataFrame":
     """Return the contrasts that were named beforehand, with all their numbers."""
+    import pandas as pd
+
     nothing = Interval(math.nan, math.nan, math.nan, "none")
     rows = [
         {
@@ -113,8 +124,10 @@ def contrasts(conclusions: Conclusions) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def all_tables(data: StudyData, conclusions: Conclusions) -> dict[str, pd.DataFrame]:
+def all_tables(data: StudyData, conclusions: Conclusions) -> dict[str, "pd.DataFrame"]:
     """Return every table by the name of its CSV; empty ones are left out."""
+    import pandas as pd
+
     # The gradient of every single layer would be thousands of columns; the study's own table keeps them.
     results = data.table[[name for name in data.table.columns if not str(name).startswith("probe:")]]
     tables = {

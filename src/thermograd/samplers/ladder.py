@@ -12,7 +12,7 @@ from torch import Tensor
 
 from thermograd.errors import InputError
 from thermograd.models.latent_model import LatentModel
-from thermograd.samplers.langevin import ULA
+from thermograd.samplers.langevin import ULA, langevin_move
 from thermograd.samplers.mala import MALA, adapted_step_size
 from thermograd.samplers.replica_exchange import RoundTrips, exchange
 from thermograd.samplers.target import ChainState, Target
@@ -150,12 +150,10 @@ def _short_run_prior(
     model: LatentModel, kernel: ULA, num_steps: int, z: Tensor, generator: torch.Generator
 ) -> PriorDraws:
     """Run ULA on the prior, by its score alone: on a small network bookkeeping took a third of the time."""
-    h = torch.as_tensor(kernel.step_size, dtype=z.dtype, device=z.device)
     score = torch.empty_like(z)
     for _ in range(num_steps):
         score = model.prior_score(z)
-        noise = torch.randn(z.shape, generator=generator, dtype=z.dtype, device=z.device)
-        z = z + (h.square() / 2) * score + h * noise
+        z = langevin_move(z, score, kernel.step_size, generator)
     with torch.no_grad():
         energy = model.energy(z)
     return PriorDraws(z, energy, 1.0, float(score.norm(dim=-1).mean()))

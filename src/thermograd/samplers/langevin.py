@@ -55,9 +55,16 @@ def langevin_proposal(
     state: ChainState, t: Tensor, step_size: float | Tensor, generator: torch.Generator
 ) -> Tensor:
     """Return z + (h^2/2) ∇ log p_t(z) + h ξ, (..., d)."""
-    h = torch.as_tensor(step_size, dtype=state.position.dtype, device=state.position.device).unsqueeze(-1)
-    noise = torch.randn(state.position.shape, generator=generator, dtype=h.dtype, device=h.device)
-    return state.position + (h.square() / 2) * state.score(t) + h * noise
+    return langevin_move(state.position, state.score(t), step_size, generator)
+
+
+def langevin_move(
+    position: Tensor, score: Tensor, step_size: float | Tensor, generator: torch.Generator
+) -> Tensor:
+    """Return z + (h^2/2) score + h ξ, (..., d)."""
+    h = torch.as_tensor(step_size, dtype=position.dtype, device=position.device).unsqueeze(-1)
+    noise = torch.randn(position.shape, generator=generator, dtype=h.dtype, device=h.device)
+    return position + (h.square() / 2) * score + h * noise
 
 
 def check_step_size(step_size: float | Tensor) -> None:

@@ -318,7 +318,8 @@ class _Run:
         kernel = replace(self.kernel, step_size=self.step_sizes.view(-1, 1, 1))
         t = self.t.view(-1, 1, 1)
         self.score_norm = state.score(t).norm(dim=-1).mean((1, 2))
-        take = kernel.last_step if last else kernel.step
+        # A kernel with a test of acceptance needs the score at its proposal all the same.
+        take = kernel.last_step if last and isinstance(kernel, ULA) else kernel.step
         state, info = take(self.target, state, t, self.generator)
         self._count(len(self.t), 1)
         acceptance = info.acceptance.mean((1, 2))

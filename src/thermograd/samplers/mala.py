@@ -61,12 +61,6 @@ class MALA:
         accept = uniform.log() < log_ratio
         return select(accept, proposal, state), Info(log_ratio.clamp(max=0).exp())
 
-    def last_step(
-        self, target: Target, state: ChainState, t: Tensor, generator: torch.Generator
-    ) -> tuple[ChainState, Info]:
-        """Take a step that none follows; the test of acceptance needs the proposal's score all the same."""
-        return self.step(target, state, t, generator)
-
     def _log_proposal(self, source: ChainState, destination: ChainState, t: Tensor) -> Tensor:
         """Return log q(destination | source) up to its constant, (...)."""
         h = torch.as_tensor(self.step_size, dtype=source.position.dtype, device=source.position.device)

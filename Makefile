@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO ?= runs/demo
 
-.PHONY: demo test lint install clean
+.PHONY: demo test bench lint install clean
 .DELETE_ON_ERROR:
 
 install: .venv/.installed
@@ -19,6 +19,9 @@ demo: install  ## train on 5,000 real digits and look at what the model dreams
 
 test: install  ## the whole suite
 	$(BIN)/python -m pytest -n 2
+
+bench: install  ## speed, memory and accuracy for cost, in less than ten minutes on a quiet machine
+	$(BIN)/python benchmarks/bench.py $(BENCH)
 
 lint: install  ## format, lint and types
 	$(BIN)/ruff format --check .

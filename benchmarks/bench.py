@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from accuracy import gradient_errors, make_run
-from steps import COMPLETE, LADDER, PUBLISHED, compare, compare_complete, multiply_adds, our_step
+from steps import LADDER, compare, compare_complete, multiply_adds, our_step
 from timing import Times, matmul_rates, race_apart
 
 from thermograd.config import resolve

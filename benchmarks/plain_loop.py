@@ -1,7 +1,7 @@
-"""The published algorithm (Pang et al. 2020) as one would write it in plain PyTorch: what the package is timed against.
+"""The published algorithm (Pang et al. 2020) in plain PyTorch: what the package is timed against.
 
-float32, default memory layout, transposed convolutions from a single pixel, autograd for each Langevin step, Python loops
-over steps and over temperatures, `torch.optim.Adam`. Nothing of the package is used.
+float32, default memory layout, transposed convolutions from a single pixel, autograd for each Langevin step, Python
+loops over steps and over temperatures, `torch.optim.Adam`. Nothing of the package is used.
 """
 
 import math

@@ -21,6 +21,7 @@ from thermograd.report.collect import Contrast, collect
 from thermograd.report.conclusions import baseline, conclude, final_values, noise_floor
 from thermograd.report.tables import differences, gradients
 from thermograd.report.words import label, number
+from thermograd.statistics import detectable_difference
 from thermograd.study.file import parse_study
 
 # --- synthetic tables: rows as `load_study` gives them ---
@@ -79,7 +80,7 @@ def synthetic_table(
                     values = {KD: distance[a, s, k], "log_evidence": evidence[a, s, k]}
                     values = {name: value + effects.get((arm, name), 0.0) for name, value in values.items()}
                     if split == "train":
-                        del values["log_evidence"]
+                        values = {KD: values[KD] + 1}
                     rows.append(
                         {"run": f"{arm}-{s}", "arm": arm, "seed": s, "step": 10 * (k + 1), "split": split,
                          "is_final": k == 2, "normalised_variance": math.exp(log_variance[a, s, k]), **values}
@@ -125,6 +126,7 @@ def test_planted_association_is_found():
     assert found.found
     assert found.association is not None
     assert found.association.correlation > 0.5
+    assert (found.association.num_blocks, found.association.num_cells) == (8, 3 * len(ARMS))
     assert "runs whose gradient has more variance have a larger kernel distance" in found.sentence
     opposite = conclude(synthetic_table(2, slope=-1.0), CONTRASTS, ARMS).association
     assert opposite.found
@@ -145,8 +147,17 @@ def test_fewer_seeds_are_refused_as_confirmatory():
     result = conclude(table, CONTRASTS, ARMS).contrasts[0]
     assert result.status == "exploratory"
     assert "Exploratory: 7 of the 8 seeds that confirmation takes." in result.sentence
+    assert math.isnan(result.p_value)
+    assert math.isnan(result.adjusted)
     alone = conclude(table, CONTRASTS[:1], ARMS).contrasts[0]
     assert alone.status == "confirmed", "a single contrast takes 7"
+
+
+def test_what_could_have_been_found_is_at_the_strictest_level():
+    result = conclude(synthetic_table(11), CONTRASTS, ARMS).contrasts[1]
+    d = np.array(list(result.differences.values()))
+    assert result.detectable == detectable_difference(d, 0.05 / 3)
+    assert result.detectable > detectable_difference(d, 0.05)
 
 
 def test_a_seed_that_failed_is_not_paired():
@@ -240,11 +251,11 @@ def test_only_the_end_and_the_test_set_count():
 @pytest.mark.parametrize(
     ("value", "text"),
     [(0.0, "0.00"), (1.234, "1.23"), (-12.34, "−12.3"), (1234.5, "1,234"), (0.000123, "0.000123"),
-     (1.5e-7, "1.50 × 10^-7"),
+     (1.5e-7, "1.50 × 10⁻⁷"),
      (math.nan, "–")],
 )  # fmt: skip
 def test_numbers_have_three_digits(value: float, text: str):
-    assert number(value) == text.replace("^-", "^−")
+    assert number(value) == text
 
 
 def test_metrics_have_names():
@@ -341,6 +352,9 @@ def _write_run(
         )  # fmt: skip
     (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in metrics))
     (folder / "evaluation.json").write_text(json.dumps(records))
+    (folder / "environment.json").write_text(
+        json.dumps({"thermograd": "0.1.0", "commit": "c0ffee" * 7, "packages": {"torch": "2.13.0"}})
+    )
     (folder / "status.json").write_text(
         json.dumps({"state": "done", "step": NUM_STEPS, "num_steps": NUM_STEPS})
     )
@@ -456,47 +470,53 @@ def test_the_tables_hold_the_numbers_of_the_folders(study: Path):
     assert row["squared_bias"].item() == pytest.approx(0.04)
 
 
-def test_the_same_study_gives_the_same_bytes(tmp_path: Path):
-    folder = make_study(tmp_path / "study", num_seeds=2, probes=False, bias=False, pictures=False)
-    page = write_report(folder)
-    before = {file.name: file.read_bytes() for file in page.parent.iterdir()}
-    write_report(folder)
-    assert {file.name: file.read_bytes() for file in page.parent.iterdir()} == before
-    assert 'exploratory">' in before["report.html"].decode()
-
-
-def test_figures_without_data_are_left_out_and_say_why(tmp_path: Path):
-    folder = make_study(tmp_path / "study", num_seeds=2, probes=False, bias=False, pictures=False)
-    data = collect(folder)
-    for run in data.table["run"].unique()[::2]:
+@pytest.fixture(scope="module")
+def poor_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study of two seeds without probes, bias and pictures, half of it not done, with a name that is markup."""
+    folder = make_study(
+        tmp_path_factory.mktemp("poor") / "study", num_seeds=2, probes=False, bias=False, pictures=False
+    )
+    for run in collect(folder).table["run"].unique()[::2]:
         file = folder / "runs" / run / "status.json"
         file.write_text(json.dumps({"state": "running", "step": 3, "num_steps": NUM_STEPS}))
-    page = write_report(folder).read_text()
-    assert re.findall(r'<figure id="(\w+)"', page) == [
-        "contrasts", "arm_differences", "distance_by_iteration", "evidence_by_arm", "temperatures", "cost",
-    ]  # fmt: skip
-    assert "<li>Variance of the learning gradient while training: no run was probed" in page
-    assert "<li>Samples by arm and epoch: no run has drawn samples" in page
-    assert (
-        "Does the variance of the gradient go with the quality of images? No gradient variance was measured"
-        in page
-    )
-    assert "7 of 14 runs done" in page
-    assert "Not done, and so not counted" in page
-
-
-def test_names_are_escaped_and_the_command_line_says_where(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
-    folder = make_study(tmp_path / "study", num_seeds=2, probes=False, bias=False, pictures=False)
     file = folder / "study.json"
     file.write_text(file.read_text().replace("more variance", "<b>more</b> variance"))
-    assert run_cli(["report", str(folder), "--json"]) == 0
-    where = json.loads(capsys.readouterr().out)["page"]
-    assert where == str(folder / "report" / "report.html")
-    page = Path(where).read_text()
-    assert "<b>more" not in page
-    assert "&lt;b&gt;more" in page
+    return folder
+
+
+@pytest.fixture(scope="module")
+def poor_page(poor_study: Path) -> str:
+    return write_report(poor_study).read_text()
+
+
+def test_figures_without_data_are_left_out_and_say_why(poor_page: str):
+    assert re.findall(r'<figure id="(\w+)"', poor_page) == [
+        "contrasts", "arm_differences", "distance_by_iteration", "evidence_by_arm", "temperatures", "cost",
+    ]  # fmt: skip
+    assert "<li>Variance of the learning gradient while training: no run was probed" in poor_page
+    assert "<li>Samples by arm and epoch: no run has drawn samples" in poor_page
+    unsaid = (
+        "Does the variance of the gradient go with the quality of images? No gradient variance was measured"
+    )
+    assert unsaid in poor_page
+    assert "7 of 14 runs done" in poor_page
+    assert "Not done, and so not counted" in poor_page
+    assert '<li class="exploratory">' in poor_page
+
+
+def test_names_are_escaped(poor_page: str):
+    assert "<b>more" not in poor_page
+    assert "&lt;b&gt;more" in poor_page
+
+
+def test_the_same_study_gives_the_same_bytes_by_the_command_line(
+    poor_study: Path, poor_page: str, capsys: pytest.CaptureFixture[str]
+):
+    out = poor_study / "report"
+    before = {file.name: file.read_bytes() for file in out.iterdir()}
+    assert run_cli(["report", str(poor_study), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"page": str(out / "report.html")}
+    assert {file.name: file.read_bytes() for file in out.iterdir()} == before
 
 
 def test_a_folder_that_is_no_study_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

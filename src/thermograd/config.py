@@ -232,7 +232,9 @@ class ComputeConfig(Section):
     num_threads: Annotated[int, Field(ge=1, le=1024, strict=True)] | None = Field(
         None, description="of the CPU; None for all cores, then recorded"
     )
-    chunk_size: PositiveInt | None = Field(None, description="most latents evaluated at once; bounds memory")
+    chunk_size: PositiveInt | None = Field(
+        512, description="most latents evaluated at once; bounds memory; None for no bound"
+    )
     precision: Literal["float32", "bfloat16-mixed", "auto"] = Field(
         "float32",
         description="of the generator inside training's chains; auto takes bfloat16 where the CPU gains by it",

@@ -134,10 +134,8 @@ def log_axis(ax: "Axes", which: str) -> None:
     getattr(ax, f"set_{which}scale")("log")
     axis = ax.xaxis if which == "x" else ax.yaxis
     low, high = sorted(axis.get_view_interval())
-    few = (
-        high < 30 * low
-    )  # less than a decade and a half: powers of ten alone could leave the axis without a tick
-    axis.set_major_locator(LogLocator(10, subs=(1, 2, 5) if few else (1,), numticks=5))
+    few = high < 100 * low  # powers of ten alone could leave a single tick
+    axis.set_major_locator(LogLocator(10, subs=(1, 2, 5) if few else (1,), numticks=8 if few else 5))
     axis.set_major_formatter(
         FuncFormatter(lambda value, place: f"{value:g}".replace("e-0", "e-").replace("e+0", "e"))
     )

@@ -25,6 +25,7 @@ DISTANCES = {
     "fd-infinity-": "Fréchet distance at infinity",
     "fd-": "Fréchet distance",
 }
+SUPERSCRIPTS = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
 LOWER_IS_BETTER = ("distance:", "reconstruction_mean_square_error")
 HIGHER_IS_BETTER = ("log_evidence", "log_likelihood_at_posterior_draws")
 
@@ -44,9 +45,9 @@ def number(value: float) -> str:
     """Return a number as the report prints it: three digits, a real minus sign."""
     if not math.isfinite(value):
         return "–"
-    if value != 0 and (abs(value) >= 1e5 or abs(value) < 1e-4):
+    if value != 0 and (abs(value) >= 1e7 or abs(value) < 1e-4):
         mantissa, exponent = f"{value:.2e}".split("e")
-        text = f"{mantissa} × 10^{int(exponent)}"
+        text = f"{mantissa} × 10{str(int(exponent)).translate(SUPERSCRIPTS)}"
     else:
         digits = 2 if value == 0 else max(0, 2 - math.floor(math.log10(abs(value))))
         text = f"{value:,.{digits}f}"

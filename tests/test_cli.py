@@ -121,7 +121,7 @@ BAD_SETTINGS: list[tuple[list[str], str]] = [
     (["train", "digits", "--training.batch_size", "99999"], "`batch_size` must be at most"),
     (["train", "digits", "--data.num_images", "99999"], "`num_images` must be between 1 and"),
     (
-        ["train", "digits", "--gradient.estimator", "thermodynamic-complete"],
+        ["train", "digits", "--gradient.estimator", "thermodynamic-complete", "--gradient.num_chains", "1"],
         "`gradient.num_chains` must be at least 2",
     ),
     (["train", "digits", "--model.likelihood", "bernoulli"], "`data.binarise` must be threshold or dynamic"),

@@ -49,6 +49,15 @@ def test_every_number_says_what_it_was_measured_on(record):
         assert distance["resize_rule"]
         assert distance["num_fake"] > 0
         assert distance["seed"] == 0
+    measured = record["gradient_variance"]
+    assert (measured["estimator"], measured["batch_size"], measured["num_batches"]) == (
+        "maximum-likelihood",
+        16,
+        4,
+    )
+    for part in ("generator", "prior", "total"):
+        chains = measured[part]["chain_variance"]
+        assert 0 < chains["low"] < chains["value"] < chains["high"]
     named = {(d["name"], d["reference"], d["is_floor"]) for d in record["distances"]}
     for reference in ("digits:test", "digits:train"):
         for is_floor in (False, True):

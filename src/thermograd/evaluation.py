@@ -31,8 +31,10 @@ from thermograd.metrics import (
     score_images,
 )
 from thermograd.pictures import image_grid, pairs_grid, save_png
+from thermograd.probe import Changes
 from thermograd.run import Run
 from thermograd.streams import stream
+from thermograd.variance_table import VarianceSettings, variance_of_run
 
 Extractor = Literal["auto", "classifier", "efficientnet", "inception", "none"]
 
@@ -46,6 +48,8 @@ class EvaluationSettings:
         num_images: for reconstruction and energies, the first so many of the split.
         num_samples: images drawn from the model; None for as many as the test split has, at most 10,000.
         num_evidence: images whose log p(x) is estimated; 0 for none.
+        num_gradient_batches: batches of 16 images of the split on which the run's own estimator of the learning
+            gradient is drawn 4 times each, for its variance; 3 at least, or 0 for none.
         extractor: feature network of the distances; "auto" takes a classifier of the data where there are labels.
         weights: file with the weights of the true Inception, for "inception".
         variant: "full" or "quick" distances.
@@ -57,6 +61,7 @@ class EvaluationSettings:
     num_images: int = 1000
     num_samples: int | None = None
     num_evidence: int = 50
+    num_gradient_batches: int = 4
     extractor: Extractor = "auto"
     weights: Path | None = None
     variant: Literal["full", "quick"] = "full"
@@ -75,8 +80,9 @@ def evaluate_run(run: Run, settings: EvaluationSettings | None = None) -> dict[s
         settings: what to measure; None for the defaults.
 
     Returns:
-        The record: what was measured, on what, `values` by name (mean, standard error over images, unit) and
-        `distances` (a list of `DistanceRecord` as dictionaries, floors among them).
+        The record: what was measured, on what, `values` by name (mean, standard error over images, unit),
+        `distances` (a list of `DistanceRecord` as dictionaries, floors among them) and `gradient_variance` (of each
+        network and in total, as `thermograd variance` gives it).
     """
     settings = settings or EvaluationSettings()
     splits = {split: run.data(split) for split in ("train", "test")}
@@ -101,6 +107,7 @@ def evaluate_run(run: Run, settings: EvaluationSettings | None = None) -> dict[s
         "epoch": run.checkpoint.state["epoch"] + 1,
         "values": values,
         "distances": _distances(run, samples, splits, settings),
+        "gradient_variance": _gradient_variance(run, data, settings),
     }
     add_record(run.folder, record)
     return record
@@ -158,6 +165,32 @@ def _evidence_values(run: Run, data: ImageDataset, settings: EvaluationSettings)
     value["num_evaluations"] = evidence.num_evaluations
     value["warnings"] = list(evidence.warnings)
     return {"log_evidence": value}
+
+
+def _gradient_variance(run: Run, data: ImageDataset, settings: EvaluationSettings) -> dict[str, Any] | None:
+    """Measure the variance of the run's own estimator on fresh batches of the split, at the checkpoint's weights."""
+    if not settings.num_gradient_batches:
+        return None
+    estimator = run.config.gradient.estimator
+    asked = VarianceSettings(
+        estimators=(estimator,),
+        num_batches=settings.num_gradient_batches,
+        num_repeats=4,
+        changes=Changes(batch_size=min(16, len(data))),
+        reference=None,
+        split=settings.split,
+        seed=settings.seed,
+    )
+    record = variance_of_run(run, asked, write=False)
+    found = record["estimators"][estimator]
+    blocks = {
+        name: found["blocks"][name] for name in ("generator", "prior", "total") if name in found["blocks"]
+    }
+    return {
+        "estimator": estimator,
+        "batch_size": record["batch_size"],
+        "num_batches": record["num_batches"],
+    } | blocks
 
 
 def _neighbour_values(

@@ -366,6 +366,7 @@ class Trainer:
             record |= {"acceptance_prior": prior.acceptance, "score_norm_prior": prior.score_norm}
         for name, values in (
             ("inverse_temperature", ladder.inverse_temperatures),
+            ("expected_log_likelihood", ladder.log_likelihood.mean((1, 2))),
             ("acceptance", ladder.acceptance),
             ("score_norm", ladder.score_norm),
             ("step_size", ladder.step_sizes),

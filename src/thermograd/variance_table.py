@@ -65,6 +65,8 @@ def variance_of_run(
     run: Run,
     settings: VarianceSettings | None = None,
     on_message: Callable[[str], None] = lambda message: None,
+    *,
+    write: bool = True,
 ) -> dict[str, Any]:
     """Measure the gradient's variance at a run's checkpoint and write variance.json.
 
@@ -74,6 +76,7 @@ def variance_of_run(
         run: what `load_run` returned.
         settings: what to measure; None for the defaults.
         on_message: called with a line on the cost before the start, and on the progress.
+        write: whether to write variance.json.
 
     Returns:
         The record, as variance.json holds it.
@@ -123,7 +126,8 @@ def variance_of_run(
             name: _sampling(configs[name]) | describe(measured[name]) for name in settings.estimators
         },
     }
-    write_atomically(run.folder / "variance.json", json.dumps(record, indent=1))
+    if write:
+        write_atomically(run.folder / "variance.json", json.dumps(record, indent=1))
     return record
 
 

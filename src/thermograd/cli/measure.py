@@ -48,6 +48,13 @@ def sample(
     "--evidence", default=50, type=not_negative, show_default=True, help="Images to estimate log p(x) of."
 )
 @click.option(
+    "--gradient-batches",
+    default=4,
+    type=not_negative,
+    show_default=True,
+    help="Batches for the variance of the gradient; 0 for none.",
+)
+@click.option(
     "--distance",
     default="auto",
     type=click.Choice(["auto", "classifier", "efficientnet", "inception", "none"]),
@@ -67,6 +74,7 @@ def evaluate(
     num: int,
     num_samples: int | None,
     evidence: int,
+    gradient_batches: int,
     distance: Any,
     weights: Path | None,
     quick: bool,
@@ -88,6 +96,7 @@ def evaluate(
         num_images=num,
         num_samples=num_samples,
         num_evidence=evidence,
+        num_gradient_batches=gradient_batches,
         extractor=distance,
         weights=weights,
         variant="quick" if quick else "full",
@@ -130,11 +139,33 @@ def _print_record(record: dict[str, Any]) -> None:
         rows.append((name.replace("_", " "), f"{value['mean']:.5g}", error, value["unit"]))
     title = f"{record['dataset']}:{record['split']}, {record['checkpoint']} (epoch {record['epoch']})"
     print_table(title, ("quantity", "mean", "standard error", "unit"), rows)
+    if record["gradient_variance"] is not None:
+        _print_gradient_variance(record["gradient_variance"])
     evidence = record["values"].get("log_evidence")
     for line in evidence["warnings"] if evidence else []:
         click.echo(f"warning: {line}", err=True)
     if record["distances"]:
         _print_distances(record["distances"])
+
+
+def _print_gradient_variance(measured: dict[str, Any]) -> None:
+    names = ("chain_variance", "batch_variance", "normalised_variance")
+    rows = [
+        (
+            part,
+            *(
+                f"{e['value']:.3g} [{e['low']:.3g}, {e['high']:.3g}]"
+                for e in (measured[part][n] for n in names)
+            ),
+        )
+        for part in ("generator", "prior", "total")
+        if part in measured
+    ]
+    title = (
+        f"Variance of the learning gradient, {measured['estimator']}, {measured['num_batches']} batches of "
+        f"{measured['batch_size']} images, value [95 % interval]"
+    )
+    print_table(title, ("part", "chains", "mini-batch", "normalised"), rows)
 
 
 def _print_distances(distances: list[dict[str, Any]]) -> None:

@@ -130,7 +130,7 @@ def scaling(arguments: argparse.Namespace) -> dict[str, Any]:
 def accuracy(arguments: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         run = arguments.run or make_run(Path(folder))
-        return gradient_errors(run, 16 if arguments.full else 6)
+        return gradient_errors(run, 16 if arguments.full else 5)
 
 
 MEMORY = [

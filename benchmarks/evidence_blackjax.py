@@ -5,8 +5,8 @@ The two run in environments of their own:
     python benchmarks/evidence_blackjax.py twin.json                # here: the twin, the truth, our errors
     other-env/bin/python benchmarks/evidence_blackjax.py twin.json  # where `blackjax` is installed
 
-An evaluation is the log-likelihood with its gradient for one image and latent. BlackJAX is given its best step size in
-hindsight and every split of the evaluations over particles and steps below; ours runs with its defaults.
+An evaluation is the log-likelihood with its gradient for one image and latent. BlackJAX is given the best of three step sizes in
+hindsight; ours runs with its defaults but for the number of steps.
 """
 
 import json
@@ -63,8 +63,8 @@ def measure_blackjax(twin: dict[str, Any]) -> list[dict[str, float]]:
 
     jax.config.update("jax_enable_x64", True)
     rows = []
-    for particles, num_steps in ((32, 3), (64, 2), (64, 3), (64, 6), (128, 3), (256, 3), (512, 4)):
-        for step_size in (0.02, 0.04, 0.08, 0.16):  # BlackJAX's, h^2/2 in ours
+    for particles, num_steps in ((32, 3), (64, 6), (256, 3)):
+        for step_size in (0.05, 0.08, 0.12):  # BlackJAX's, h^2/2 in ours
             error, cost = run_blackjax(twin, particles, num_steps, step_size)
             rows.append(
                 {

@@ -233,7 +233,7 @@ class ComputeConfig(Section):
         None, description="of the CPU; None for all cores, then recorded"
     )
     chunk_size: PositiveInt | None = Field(
-        512, description="most latents evaluated at once; bounds memory; None for no bound"
+        1024, description="most latents evaluated at once; bounds memory; None for no bound"
     )
     precision: Literal["float32", "bfloat16-mixed", "auto"] = Field(
         "float32",

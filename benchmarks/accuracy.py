@@ -236,7 +236,7 @@ def bfloat16_difference(model: LatentEBM, x: Tensor, num_repeats: int) -> dict[s
     """Return how far bfloat16 moves the gradient, over the standard deviation of float32's over chains.
 
     20 short-run ULA steps with the same noise in both precisions. `path` is the difference of one gradient, in which
-    rounding has grown along the chain; `mean` that of the mean over chains, an upper bound since its own noise is in it.
+    rounding has grown along the chain; `mean` that of the mean over chains, an upper bound that holds its noise.
     Lengths are over all coordinates.
     """
     gradients: dict[str, list[Tensor]] = {"float32": [], "bfloat16": []}

@@ -5,8 +5,8 @@ The two run in environments of their own:
     python benchmarks/evidence_blackjax.py twin.json                # here: the twin, the truth, our errors
     other-env/bin/python benchmarks/evidence_blackjax.py twin.json  # where `blackjax` is installed
 
-An evaluation is the log-likelihood with its gradient for one image and latent. BlackJAX is given the best of three step sizes in
-hindsight; ours runs with its defaults but for the number of steps.
+An evaluation is the log-likelihood with its gradient for one image and latent. BlackJAX gets the best of three
+step sizes in hindsight; ours runs with its defaults but for the number of steps.
 """
 
 import json

@@ -9,10 +9,10 @@ from thermograd.config import PriorChainsConfig
 from thermograd.models.latent_ebm import LatentEBM
 from thermograd.models.latent_model import LatentModel
 from thermograd.samplers.ladder import Ladder, sample_ladder, sample_prior
-from thermograd.samplers.langevin import ULA
 from thermograd.samplers.mala import MALA
 from thermograd.schedules import power_schedule
 from thermograd.streams import stream
+from thermograd.training import make_kernel
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def sample_images(
     for first in range(0, num_images, batch_size):
         generator = stream(seed, "samples", first, device)
         start = model.sample_base((min(batch_size, num_images - first),), generator)
-        kernel = MALA(settings.step_size) if settings.kernel == "mala" else ULA(settings.step_size)
+        kernel = make_kernel(settings.kernel, settings.step_size)
         draws = sample_prior(model, kernel, settings.num_steps, start, generator)
         parts.append(Samples(draws.latents, draws.energy, model.decode(draws.latents)))
     return Samples(

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from thermograd.build import batch_images
-from thermograd.config import resolve
 from thermograd.gradients import ESTIMATORS, PRIOR_RULES, compute_weights, learning_gradient
 from thermograd.models.latent_ebm import LatentEBM
+from thermograd.resolve import resolve
 from thermograd.run import load_run, train_run
 from thermograd.samplers.ladder import Kernel, Ladder, sample_ladder
 from thermograd.samplers.langevin import ULA

@@ -20,7 +20,7 @@ from accuracy import gradient_errors, make_run
 from steps import LADDER, compare, compare_complete, multiply_adds, our_step
 from timing import Times, matmul_rates, race_apart
 
-from thermograd.config import resolve
+from thermograd.resolve import resolve
 
 CASES = [("mnist", 128, False), ("svhn", 100, False), ("mnist", 128, True), ("svhn", 10, True)]
 """Preset, batch size, ladder; the SVHN ladder has a small batch, since its plain loop takes a minute otherwise."""

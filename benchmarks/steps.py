@@ -8,8 +8,9 @@ from plain_loop import PlainModel, PlainTrainer
 from timing import Make, Times, race_apart
 
 from thermograd.build import build_model
-from thermograd.config import RunConfig, resolve
+from thermograd.config import RunConfig
 from thermograd.quadrature import trapezoid_weights
+from thermograd.resolve import resolve
 from thermograd.training import Trainer, make_schedule
 
 PUBLISHED: dict[str, Any] = {

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from thermograd.config import resolve
 from thermograd.evaluation import evaluate_run
 from thermograd.generation import sample_images
 from thermograd.pictures import image_grid, save_png
+from thermograd.resolve import resolve
 from thermograd.run import load_run, train_run
 
 config, requested = resolve("digits", overrides={"training.num_epochs": 5})

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from thermograd.config import RunConfig, resolve
+from thermograd.config import RunConfig
+from thermograd.resolve import resolve
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from thermograd.build import build_model
-from thermograd.config import RunConfig, resolve
+from thermograd.config import RunConfig
 from thermograd.gradients import ESTIMATORS, PRIOR_RULES, compute_weights, learning_gradient
+from thermograd.memory import keep_freed_memory
 from thermograd.models.generator import (
     BFLOAT16_WIDTH,
     Bfloat16Generator,
@@ -24,12 +25,13 @@ from thermograd.models.generator import (
 )
 from thermograd.models.latent_ebm import LatentEBM
 from thermograd.quadrature import trapezoid_weights
+from thermograd.resolve import resolve
 from thermograd.samplers.ladder import Ladder, sample_ladder, sample_prior
 from thermograd.samplers.langevin import ULA
 from thermograd.samplers.mala import MALA
 from thermograd.samplers.target import Target
 from thermograd.schedules import power_schedule
-from thermograd.training import Trainer, keep_freed_memory
+from thermograd.training import Trainer
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 PRIOR_STEPS, STEPS, BATCH = 60, 20, 4

@@ -12,9 +12,9 @@ from thermograd.checkpoint import (
     load_checkpoint,
     load_last,
     save_checkpoint,
-    write_atomically,
 )
 from thermograd.errors import InputError
+from thermograd.files import write_atomically
 
 
 def save(folder: Path, step: int, num_kept: int = 3) -> Path:
@@ -46,7 +46,7 @@ def test_the_oldest_are_removed(tmp_path: Path):
     assert not list(tmp_path.glob(".*"))
 
 
-CALLS = {"save_file": 2, "_sync": 5, "sha256": 2, "_point": 1}
+CALLS = {"save_file": 2, "sync": 5, "sha256": 2, "_point": 1}
 """How often a save of two parts calls each function that writes or reads."""
 
 

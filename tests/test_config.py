@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 import yaml
 
-from thermograd.config import RunConfig, nearest, preset_names, read_yaml, resolve, validate_config
+from thermograd.config import RunConfig
 from thermograd.errors import InputError
+from thermograd.files import read_yaml
+from thermograd.resolve import nearest, preset_names, resolve, validate_config
 from thermograd.streams import stream_seed
 
 NOISE = {"gradient.noise_multiplier": 1.0, "gradient.num_chains": 2}

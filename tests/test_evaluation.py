@@ -10,10 +10,10 @@ import torch
 
 from thermograd.cli import run as command_line
 from thermograd.comparison import compare_runs
-from thermograd.config import resolve
 from thermograd.data import load_dataset
 from thermograd.errors import InputError
 from thermograd.evaluation import EvaluationSettings, evaluate_run, read_evaluation, score_folder
+from thermograd.resolve import resolve
 from thermograd.run import load_run, train_run
 
 SMALL = {

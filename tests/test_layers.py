@@ -10,7 +10,7 @@ import thermograd
 SOURCE = Path(thermograd.__file__).parent
 
 LAYERS: list[list[str]] = [
-    ["errors", "streams", "config", "schedules", "quadrature"],
+    ["errors", "files", "streams", "config", "resolve", "schedules", "quadrature"],
     [
         *("models.latent_model", "models.energy", "models.generator", "models.latent_ebm"),
         *("models.exact_twin", "models.linear_gaussian", "models.grid"),
@@ -20,7 +20,7 @@ LAYERS: list[list[str]] = [
         *("samplers.ladder", "samplers.diagnostics"),
     ],
     ["evidence", "gradients", "variance_statistics", "reference_gradient", "gradient_variance"],
-    ["data", "checkpoint", "optimiser", "training"],
+    ["data", "checkpoint", "optimiser", "memory", "guards", "training"],
     ["generation", "pictures", "metrics", "statistics", "association"],
     [
         "build",

@@ -8,11 +8,12 @@ from torch import Tensor, nn
 from torch.distributions import Bernoulli, Normal
 
 from thermograd.build import build_model
-from thermograd.config import RunConfig, preset_names, resolve
+from thermograd.config import RunConfig
 from thermograd.errors import InputError
 from thermograd.models.energy import EnergyNetwork
 from thermograd.models.generator import STAGE_SIZES, ConvGenerator, DenseGenerator
 from thermograd.models.latent_ebm import LatentEBM
+from thermograd.resolve import preset_names, resolve
 from thermograd.streams import stream
 from thermograd.training import Trainer
 

@@ -13,7 +13,7 @@ import torch
 
 from thermograd import cli
 from thermograd.build import batch_images, build_model, load_data
-from thermograd.config import RunConfig, resolve
+from thermograd.config import RunConfig
 from thermograd.errors import InputError
 from thermograd.gradients import ESTIMATORS
 from thermograd.probe import (
@@ -26,6 +26,7 @@ from thermograd.probe import (
     random_batches,
 )
 from thermograd.reference_gradient import ReferenceSettings
+from thermograd.resolve import resolve
 from thermograd.run import Run, load_run, train_run
 from thermograd.run_folder import read_metrics
 from thermograd.training import Trainer

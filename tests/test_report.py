@@ -13,7 +13,6 @@ import pandas as pd
 import pytest
 
 from thermograd.cli import run as run_cli
-from thermograd.config import resolve
 from thermograd.errors import InputError
 from thermograd.pictures import save_png
 from thermograd.report import write_report
@@ -21,6 +20,7 @@ from thermograd.report.collect import Contrast, collect
 from thermograd.report.conclusions import baseline, conclude, final_values, noise_floor
 from thermograd.report.tables import differences, gradients
 from thermograd.report.words import label, number
+from thermograd.resolve import resolve
 from thermograd.statistics import detectable_difference
 from thermograd.study.file import parse_study
 

@@ -12,6 +12,7 @@ from thermograd.config import RunConfig
 from thermograd.data import batch_order
 from thermograd.errors import InputError, RunError
 from thermograd.gradients import ESTIMATORS, PRIOR_RULES
+from thermograd.guards import count_zero_gradients
 from thermograd.schedules import check_schedule
 from thermograd.streams import stream
 from thermograd.training import Trainer, make_schedule
@@ -220,14 +221,13 @@ def test_a_gradient_that_stays_exactly_zero_stops_the_run(tiny_config: MakeConfi
         trainer.step(*batch(config), 2, 0)
 
 
-def test_a_gradient_that_is_zero_now_and_then_does_not_stop_a_run(tiny_config: MakeConfig):
-    trainer = trainer_of(tiny_config({"training.zero_gradient_steps": 3}))
-    gradient = {name: torch.zeros_like(tensor) for name, tensor in trainer.model.named_parameters()}
-    other = {name: torch.ones_like(tensor) for name, tensor in gradient.items()}
+def test_a_gradient_that_is_zero_now_and_then_does_not_stop_a_run():
+    gradient, other = {"weight": torch.zeros(2)}, {"weight": torch.tensor([0.0, 1.0])}
+    counts = {"weight": 0}
     for step, each in enumerate([gradient, gradient, other, gradient, gradient]):
-        trainer._check_zeros(each, step)
-    with pytest.raises(RunError, match="exactly zero for 3 steps"):
-        trainer._check_zeros(gradient, 5)
+        count_zero_gradients(counts, each, 3, step)
+    with pytest.raises(RunError, match="weight has been exactly zero for 3 steps, up to step 5"):
+        count_zero_gradients(counts, gradient, 3, 5)
 
 
 @pytest.mark.parametrize("which", ["prior", "posterior"])
@@ -378,6 +378,16 @@ def test_mala_moves_its_steps_towards_the_target_acceptance(tiny_config: MakeCon
     later = sum(record["acceptance"][-1] for record in records[30:]) / 30
     assert abs(later - 0.574) < 0.12
     assert abs(sum(record["acceptance_prior"] for record in records[30:]) / 30 - 0.574) < 0.12
+
+
+def test_a_rung_without_chains_keeps_its_step_size(tiny_config: MakeConfig):
+    """Dealt draws count as accepted; a step size that followed them would grow until it is infinite."""
+    words = {"posterior_chains.kernel": "mala", "gradient.estimator": "thermodynamic-detached"}
+    trainer = trainer_of(tiny_config(words | {"gradient.num_rungs": 4}))
+    first = trainer.step_sizes.clone()
+    run_steps(trainer, 5)
+    assert trainer.step_sizes[0] == first[0]
+    assert (trainer.step_sizes[1:] != first[1:]).all()
 
 
 def test_num_evaluations_counts_what_the_posterior_costs(tiny_config: MakeConfig):

@@ -6,7 +6,6 @@ weights are averaged) and `state.json` with the sha256 of each. `last` is a link
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from thermograd.errors import InputError
+from thermograd.files import sync
 
 Parts = Mapping[str, Mapping[str, Tensor]]
 
@@ -51,17 +51,17 @@ def save_checkpoint(folder: Path, step: int, parts: Parts, state: Mapping[str, A
     for part, tensors in parts.items():
         file = aside / f"{part}.safetensors"
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, file)
-        _sync(file)
+        sync(file)
         hashes[file.name] = sha256(file)
     whole = {"step": step, **state, "sha256": hashes}
     (aside / "state.json").write_text(json.dumps({**whole, "sha256_of_state": _state_hash(whole)}, indent=1))
-    _sync(aside / "state.json")
-    _sync(aside)
+    sync(aside / "state.json")
+    sync(aside)
     if final.exists():
         shutil.rmtree(final)
     aside.rename(final)
     _point(folder / "last", final.name)
-    _sync(folder)
+    sync(folder)
     # What is newer was damaged, or training had gone on from it; it must not push out the whole ones.
     present = list_checkpoints(folder)
     newest = present.index(final)
@@ -141,24 +141,8 @@ def sha256(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def write_atomically(file: Path, text: str) -> None:
-    """Write a small text file whole or not at all."""
-    aside = file.with_name(f".writing_{file.name}")
-    aside.write_text(text)
-    _sync(aside)
-    aside.replace(file)
-
-
 def _point(link: Path, target: str) -> None:
     aside = link.with_name(f".{link.name}")
     aside.unlink(missing_ok=True)
     aside.symlink_to(target, target_is_directory=True)
     aside.replace(link)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

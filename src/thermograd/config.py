@@ -1,21 +1,16 @@
-"""One typed, frozen description of a run, and the presets.
+"""One typed, frozen description of a run.
 
-A run is resolved once, in this order: preset, then a file, then what the command line says. Everything that changes a
-number belongs to the config, so its hash is the run's identity.
+Everything that changes a number belongs to the config, so its hash is the run's identity.
 """
 
-import difflib
 import hashlib
 import json
 from collections.abc import Mapping
-from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
-
-from thermograd.errors import InputError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 PositiveInt = Annotated[int, Field(ge=1, strict=True)]
 
@@ -300,138 +295,9 @@ class RunConfig(Section):
     @property
     def identity(self) -> str:
         """Return the first 12 hex digits of the sha256 of all that changes a trained number: not `probe`."""
-        values = self.model_dump(mode="json", exclude={"probe"})
-        if self.chain_stream == 0:  # runs from before there was a choice keep their identity
-            del values["chain_stream"]
-        if self.compute.precision == "float32":
-            del values["compute"]["precision"]
-        canonical = json.dumps(values, sort_keys=True)
+        canonical = json.dumps(self.model_dump(mode="json", exclude={"probe"}), sort_keys=True)
         return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
     def to_yaml(self) -> str:
         """Return the config as YAML, in the order of its fields."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
-
-
-def preset_names() -> list[str]:
-    """Return the names of the presets that come with the package."""
-    folder = resources.files("thermograd") / "presets"
-    return sorted(
-        entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml")
-    )
-
-
-def load_preset(name: str) -> dict[str, Any]:
-    """Return a preset as nested dictionaries.
-
-    Raises:
-        InputError: an unknown name; the message gives the nearest one.
-    """
-    if name not in preset_names():
-        raise InputError(f"`preset` {name!r} is not known{nearest(name, preset_names())}.".replace("?.", "?"))
-    text = (resources.files("thermograd") / "presets" / f"{name}.yaml").read_text()
-    return {"preset": name, **yaml.safe_load(text)}
-
-
-def resolve(
-    preset: str, *, file: Path | None = None, overrides: Mapping[str, Any] | None = None
-) -> tuple[RunConfig, dict[str, Any]]:
-    """Resolve a run: preset, then file, then dotted overrides such as {"optimiser.prior_lr": 1e-4}.
-
-    Returns:
-        The config, and what was requested on top of the preset, as nested dictionaries.
-
-    Raises:
-        InputError: one line that names each field and value at fault.
-    """
-    requested = read_yaml(file) if file is not None else {}
-    for dotted, value in (overrides or {}).items():
-        _set(requested, dotted, value)
-    return validate_config(_merge(load_preset(preset), requested)), requested
-
-
-def validate_config(values: Mapping[str, Any]) -> RunConfig:
-    """Check nested dictionaries and return the config.
-
-    Raises:
-        InputError: one line that names each field and value at fault.
-    """
-    try:
-        return RunConfig.model_validate(values)
-    except ValidationError as error:
-        raise InputError(" ".join(describe(error, RunConfig))) from None
-
-
-def read_yaml(file: Path) -> dict[str, Any]:
-    """Read a YAML file that holds a mapping.
-
-    Raises:
-        InputError: it is missing, is not YAML, or holds anything else.
-    """
-    try:
-        values = yaml.safe_load(file.read_text())
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"`config` {file} can not be read: {error}.") from None
-    except yaml.YAMLError as error:
-        raise InputError(f"`config` {file} is not YAML: {' '.join(str(error).split())}.") from None
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
-        raise InputError(f"`config` {file} must hold a mapping of settings, got {type(values).__name__}.")
-    return values
-
-
-def nearest(name: str, known: list[str]) -> str:
-    """Return "; did you mean ...?" with the nearest known name, or the list of all where none is near."""
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(known)}"
-
-
-def describe(error: ValidationError, root: type[BaseModel]) -> list[str]:
-    """Return a sentence for each error, with the dotted field and the value."""
-    sentences = []
-    for item in error.errors():
-        dotted = ".".join(str(part) for part in item["loc"])
-        if item["type"] == "extra_forbidden":
-            *parents, last = [str(part) for part in item["loc"]]
-            names = list(_section(root, parents).model_fields)
-            hint = nearest(last, names).replace(
-                "did you mean '", "did you mean '" + "".join(p + "." for p in parents)
-            )
-            sentences.append(f"`{dotted}` is not a setting{hint}.".replace("?.", "?"))
-        elif item["type"] == "value_error":
-            sentence = str(item["ctx"]["error"]).rstrip(".") + "."
-            sentences.append(sentence if sentence.startswith("`") else f"`{dotted}` {sentence}")
-        elif item["type"] == "missing":
-            sentences.append(f"`{dotted}` must be given.")
-        else:
-            message = item["msg"].replace("Input should be", "must be")
-            sentences.append(f"`{dotted}` {message[0].lower() + message[1:]}, got {item['input']!r}.")
-    return sentences
-
-
-def _section(root: type[BaseModel], parents: list[str]) -> type[BaseModel]:
-    for name in parents:
-        annotation = root.model_fields[name].annotation
-        root = annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else root
-    return root
-
-
-def _set(values: dict[str, Any], dotted: str, value: Any) -> None:
-    *parents, last = dotted.split(".")
-    for name in parents:
-        inner = values.setdefault(name, {})
-        if not isinstance(inner, dict):
-            raise InputError(f"`{dotted}` is not a setting: `{name}` is a value, {inner!r}.")
-        values = inner
-    values[last] = value
-
-
-def _merge(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for name, value in top.items():
-        inner = merged.get(name)
-        merged[name] = (
-            _merge(inner, value) if isinstance(inner, Mapping) and isinstance(value, Mapping) else value
-        )
-    return merged

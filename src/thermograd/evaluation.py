@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from thermograd.build import batch_images
-from thermograd.checkpoint import write_atomically
 from thermograd.data import ImageDataset, load_dataset, load_user_images, to_tensor
 from thermograd.errors import InputError
 from thermograd.evidence import estimate_evidence
+from thermograd.files import write_atomically
 from thermograd.generation import Samples, sample_images, sample_posterior
 from thermograd.metrics import (
     EfficientNetFeatures,

@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 
 from thermograd.build import batch_images
-from thermograd.config import RunConfig, validate_config
+from thermograd.config import RunConfig
 from thermograd.data import ImageDataset, batch_order
 from thermograd.errors import InputError, RunError
 from thermograd.gradient_variance import Measurement, Rule, make_rule, measure_gradients
 from thermograd.gradients import ESTIMATORS, PRIOR_RULES, Weights, compute_noisy_weights
 from thermograd.reference_gradient import Reference
+from thermograd.resolve import validate_config
 from thermograd.samplers.ladder import Ladder, sample_ladder
 from thermograd.streams import stream, stream_seed
 from thermograd.training import Trainer, make_kernel

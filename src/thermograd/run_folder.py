@@ -20,9 +20,10 @@ import torch
 
 from thermograd import __version__
 from thermograd.build import resolve_device
-from thermograd.checkpoint import write_atomically
-from thermograd.config import RunConfig, read_yaml, validate_config
+from thermograd.config import RunConfig
 from thermograd.errors import InputError
+from thermograd.files import read_yaml, write_atomically
+from thermograd.resolve import validate_config
 
 
 def read_config(folder: Path) -> RunConfig:

@@ -1,12 +1,10 @@
-"""One training step, and the guards that stop a run with a clear cause.
+"""One training step.
 
 A step is: draws of the prior -> ladder of the batch -> weights -> one backward pass -> optimisers. All randomness comes
 from streams named after what they are for and the step, so a step is a function of (config, state, step, batch).
 """
 
-import ctypes
 import math
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +13,7 @@ import torch
 from torch import Tensor
 
 from thermograd.config import RunConfig, ScheduleConfig
-from thermograd.errors import InputError, RunError
+from thermograd.errors import InputError
 from thermograd.gradients import (
     ESTIMATORS,
     PRIOR_RULES,
@@ -24,6 +22,8 @@ from thermograd.gradients import (
     compute_weights,
     learning_gradient,
 )
+from thermograd.guards import check_draws, check_finite, count_zero_gradients
+from thermograd.memory import keep_freed_memory
 from thermograd.models.generator import choose_precision
 from thermograd.models.latent_ebm import LatentEBM
 from thermograd.models.latent_model import LatentModel
@@ -63,25 +63,6 @@ def make_schedule(config: ScheduleConfig, num_rungs: int) -> Tensor:
 def make_kernel(kind: str, step_size: float | Tensor) -> Kernel:
     """Return the kernel that a config names."""
     return MALA(step_size) if kind == "mala" else ULA(step_size)
-
-
-def keep_freed_memory() -> bool:
-    """Let this process reuse freed memory instead of handing it back to the system after each large tensor.
-
-    Fetching the pages anew took up to a quarter of the time of a step (docs/performance.md). The process then keeps its
-    peak of memory until it ends. It changes no number.
-
-    Returns:
-        Whether the C library took the settings; only glibc on Linux has them.
-    """
-    if sys.platform != "linux":
-        return False
-    try:
-        mallopt = ctypes.CDLL("libc.so.6").mallopt
-    except (OSError, AttributeError):  # another C library
-        return False
-    trim_threshold, mmap_threshold, largest = -1, -3, 2**30
-    return bool(mallopt(trim_threshold, largest)) and bool(mallopt(mmap_threshold, largest))
 
 
 @dataclass(frozen=True)
@@ -149,12 +130,12 @@ class Trainer:
     # --- stored chains ---
 
     @property
-    def num_stored_rungs(self) -> int:
+    def num_running_rungs(self) -> int:
         """Return the rungs that run chains of their own for each image."""
         return self.config.gradient.num_rungs - (0 if self.config.posterior_chains.exchange else 1)
 
     def _make_store(self, num_images: int) -> Tensor:
-        shape = (num_images, self.num_stored_rungs, self.config.gradient.num_chains)
+        shape = (num_images, self.num_running_rungs, self.config.gradient.num_chains)
         size = 4 * math.prod(shape) * self.model.latent_dim
         if size > LARGEST_STORE:
             raise InputError(
@@ -233,7 +214,14 @@ class Trainer:
         """
         draws = self.draw(x, index, step)
         ladder = draws.ladder
-        self._check_draws(draws, step)
+        quantities = {
+            "log-likelihood": ladder.log_likelihood,
+            "energy": ladder.energy,
+            "posterior latents": ladder.latents,
+        }
+        if draws.prior is not None:
+            quantities |= {"prior energy": draws.prior.energy, "prior latents": draws.prior.latents}
+        check_draws(quantities, self.config.training.largest_latent, step)
         gradient, clean = self._gradient(x, ladder, step)
         record = self._update(gradient, clean, step, epoch)
         self._keep(draws, index, step)
@@ -264,14 +252,13 @@ class Trainer:
         self, gradient: dict[str, Tensor], clean: dict[str, Tensor] | None, step: int, epoch: int
     ) -> dict[str, float]:
         settings = self.config.optimiser
-        self._check_zeros(gradient, step)
+        count_zero_gradients(self.zero_steps, gradient, self.config.training.zero_gradient_steps, step)
         norms = {
             group: torch.stack([gradient[name].square().sum() for name in names]).sum().sqrt()
             for group, names in self.groups.items()
         }
         for group, norm in norms.items():
-            if not torch.isfinite(norm):
-                raise RunError(f"The gradient of the {group} is not finite at step {step}.")
+            check_finite(f"gradient of the {group}", norm, step)
         record: dict[str, float] = {}
         decay = settings.decay**epoch
         for group, names in self.groups.items():
@@ -280,8 +267,7 @@ class Trainer:
                 part = {name: tensor * (settings.clip_norm / norms[group]) for name, tensor in part.items()}
             lr = settings.prior_lr if group == "prior" else settings.generator_lr
             length = self.optimisers[group].step(part, lr * decay, clean)
-            if not torch.isfinite(length):
-                raise RunError(f"The update of the {group} is not finite at step {step}.")
+            check_finite(f"update of the {group}", length, step)
             record |= {f"gradient_norm_{group}": float(norms[group]), f"update_length_{group}": float(length)}
         if self.average is not None and settings.ema_decay is not None:
             with torch.no_grad():
@@ -293,14 +279,16 @@ class Trainer:
         """Store chains for their next visit, and let step sizes and the schedule follow what was seen."""
         chains, ladder = self.config.posterior_chains, draws.ladder
         if self.stored is not None:
-            self.stored[index] = ladder.latents[-self.num_stored_rungs :].permute(2, 0, 1, 3)
+            self.stored[index] = ladder.latents[-self.num_running_rungs :].permute(2, 0, 1, 3)
         if self.stored_prior is not None and draws.prior is not None:
             self.stored_prior = draws.prior.latents
         if ladder.acceptance is not None and chains.kernel == "mala":
-            rungs = slice(-len(ladder.acceptance), None)
-            kernel = MALA(self.step_sizes)
+            rungs = slice(-self.num_running_rungs, None)  # a rung of dealt draws has no step size to adapt
             self.step_sizes[rungs] = adapted_step_size(
-                self.step_sizes[rungs], ladder.acceptance, kernel.target_acceptance, chains.adaptation_gain
+                self.step_sizes[rungs],
+                ladder.acceptance[rungs],
+                MALA(self.step_sizes).target_acceptance,
+                chains.adaptation_gain,
             )
         if draws.prior is not None and self.config.prior_chains.kernel == "mala":
             self.prior_step_size = adapted_step_size(
@@ -325,34 +313,7 @@ class Trainer:
             if (step + 1) % schedule.adapt_every == 0:
                 self.schedule = equal_swap_schedule(self.schedule, self.swap_rates)
 
-    # --- guards and records ---
-
-    def _check_draws(self, draws: Draws, step: int) -> None:
-        ladder, limit = draws.ladder, self.config.training.largest_latent
-        quantities = {
-            "log-likelihood": ladder.log_likelihood,
-            "energy": ladder.energy,
-            "posterior latents": ladder.latents,
-        }
-        if draws.prior is not None:
-            quantities |= {"prior energy": draws.prior.energy, "prior latents": draws.prior.latents}
-        for name, tensor in quantities.items():
-            if not torch.isfinite(tensor).all():
-                raise RunError(f"The {name} is not finite at step {step}.")
-            if name.endswith("latents") and (length := float(tensor.norm(dim=-1).mean())) > limit:
-                raise RunError(
-                    f"The {name} exploded at step {step}: mean length {length:.3g}, "
-                    f"training.largest_latent {limit:g}. A smaller step_size may help."
-                )
-
-    def _check_zeros(self, gradient: Mapping[str, Tensor], step: int) -> None:
-        limit = self.config.training.zero_gradient_steps
-        for name, tensor in gradient.items():
-            self.zero_steps[name] = 0 if tensor.count_nonzero() else self.zero_steps[name] + 1
-            if self.zero_steps[name] >= limit:
-                raise RunError(
-                    f"The gradient of {name} has been exactly zero for {limit} steps, up to step {step}."
-                )
+    # --- records ---
 
     def _describe(self, draws: Draws) -> dict[str, Any]:
         ladder, prior = draws.ladder, draws.prior

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 
 from thermograd.build import batch_images
-from thermograd.checkpoint import write_atomically
 from thermograd.config import RunConfig
 from thermograd.errors import InputError
+from thermograd.files import write_atomically
 from thermograd.gradients import ESTIMATORS
 from thermograd.probe import (
     Changes,

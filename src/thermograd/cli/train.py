@@ -51,7 +51,7 @@ def train(
     The same command again goes on where it stopped.
     """
     from thermograd.cli.common import parse_value
-    from thermograd.config import resolve
+    from thermograd.resolve import resolve
 
     overrides = parse_overrides(context.args, OPTIONS)
     for name, value in (("seed", seed), ("training.num_epochs", epochs)):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from thermograd import __version__
-from thermograd.checkpoint import write_atomically
+from thermograd.files import write_atomically
 from thermograd.report.style import STYLE, Missing, Plot
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from thermograd.checkpoint import write_atomically
+from thermograd.files import write_atomically
 
 HEARTBEAT = 5.0
 """Seconds between heartbeats."""

@@ -18,18 +18,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from thermograd.config import (
-    Number,
-    PositiveFloat,
-    PositiveInt,
-    RunConfig,
-    Section,
-    describe,
-    nearest,
-    preset_names,
-    read_yaml,
-)
+from thermograd.config import Number, PositiveFloat, PositiveInt, RunConfig, Section
 from thermograd.errors import InputError
+from thermograd.files import read_yaml
+from thermograd.resolve import describe, nearest, preset_names
 
 Ready = Literal["vanilla", "vanilla-matched", "detached", "complete", "noise-dial", "placebo"]
 MAX_CONTRASTS = 3

@@ -16,8 +16,8 @@ from typing import Any
 
 import yaml
 
-from thermograd.checkpoint import write_atomically
 from thermograd.errors import InputError
+from thermograd.files import write_atomically
 from thermograd.study.attempts import Attempt, read_attempts
 from thermograd.study.file import EvaluationConfig, StudyFile, parse_study
 from thermograd.study.plan import PlannedRun, plan_runs

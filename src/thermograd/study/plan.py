@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from thermograd.config import RunConfig, nearest, resolve
+from thermograd.config import RunConfig
 from thermograd.errors import InputError
+from thermograd.resolve import nearest, resolve
 from thermograd.study.arms import Arm, evaluations_per_image, expand_arms
 from thermograd.study.file import StudyFile
 

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from thermograd.checkpoint import list_checkpoints
-from thermograd.config import RunConfig, validate_config
+from thermograd.config import RunConfig
 from thermograd.errors import RunError
+from thermograd.resolve import validate_config
 from thermograd.study.attempts import claim
 from thermograd.study.file import EvaluationConfig
 from thermograd.study.folder import StudyFolder, has_record, is_done, open_study, read_status

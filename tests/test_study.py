@@ -460,6 +460,9 @@ def test_the_table_has_a_row_for_each_measurement(finished: Path):
     measured = json.loads((finished / "runs" / run / "evaluation.json").read_text())
     values = [record["values"]["reconstruction_mean_square_error"]["mean"] for record in measured]
     assert vanilla["reconstruction_mean_square_error"].tolist() == values
+    chains = [record["gradient_variance"]["prior"]["chain_variance"]["value"] for record in measured]
+    assert vanilla["gradient:prior.chain_variance"].tolist() == chains
+    assert min(chains) > 0
 
 
 def test_the_table_is_kept_as_parquet_and_csv(finished: Path):

@@ -17,7 +17,7 @@ from torch import Tensor
 from thermograd.build import batch_images
 from thermograd.data import ImageDataset, load_dataset, load_user_images, to_tensor
 from thermograd.errors import InputError
-from thermograd.evidence import estimate_evidence
+from thermograd.evidence import IMAGE_PILOT_STEPS, IMAGE_RUNGS, IMAGE_STEPS, estimate_evidence
 from thermograd.files import write_atomically
 from thermograd.generation import Samples, sample_images, sample_posterior
 from thermograd.metrics import (
@@ -35,6 +35,9 @@ from thermograd.probe import Changes
 from thermograd.run import Run
 from thermograd.streams import stream
 from thermograd.variance_table import VarianceSettings, variance_of_run
+
+START_STEPS = 20
+"""Steps of chains that persist in training, where there are none to go on from; the published number."""
 
 Extractor = Literal["auto", "classifier", "efficientnet", "inception", "none"]
 
@@ -156,7 +159,12 @@ def _evidence_values(run: Run, data: ImageDataset, settings: EvaluationSettings)
     x = batch_images(run.config, data, range(min(settings.num_evidence, len(data))), 0, device)
     generator = stream(settings.seed, "evaluation-evidence", 0, device)
     evidence = estimate_evidence(
-        run.model, x, generator=generator, num_rungs=24, num_steps=100, num_pilot_steps=60
+        run.model,
+        x,
+        generator=generator,
+        num_rungs=IMAGE_RUNGS,
+        num_steps=IMAGE_STEPS,
+        num_pilot_steps=IMAGE_PILOT_STEPS,
     )
     value = _mean(evidence.log_evidence, "nats")
     value["monte_carlo_error"] = float(evidence.monte_carlo_error.square().mean().sqrt() / len(x) ** 0.5)
@@ -168,15 +176,23 @@ def _evidence_values(run: Run, data: ImageDataset, settings: EvaluationSettings)
 
 
 def _gradient_variance(run: Run, data: ImageDataset, settings: EvaluationSettings) -> dict[str, Any] | None:
-    """Measure the variance of the run's own estimator on fresh batches of the split, at the checkpoint's weights."""
+    """Measure the variance of the run's own estimator on fresh batches of the split, at the checkpoint's weights.
+
+    The noise that a `noise_multiplier` adds is left out. Images of the test split have no stored chains: where those of
+    training are persistent, these begin at the base distribution and take `START_STEPS` at least.
+    """
     if not settings.num_gradient_batches:
         return None
-    estimator = run.config.gradient.estimator
+    estimator, chains = run.config.gradient.estimator, run.config.posterior_chains
+    from_nowhere = chains.start == "persistent" and settings.split == "test"
     asked = VarianceSettings(
         estimators=(estimator,),
         num_batches=settings.num_gradient_batches,
         num_repeats=4,
-        changes=Changes(batch_size=min(16, len(data))),
+        changes=Changes(
+            batch_size=min(16, len(data)),
+            num_steps=max(chains.num_steps, START_STEPS) if from_nowhere else None,
+        ),
         reference=None,
         split=settings.split,
         seed=settings.seed,

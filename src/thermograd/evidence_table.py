@@ -7,12 +7,16 @@ from typing import Any
 import torch
 
 from thermograd.build import batch_images
-from thermograd.evidence import Evidence, Method, estimate_evidence
+from thermograd.evidence import (
+    IMAGE_PILOT_STEPS,
+    IMAGE_RUNGS,
+    IMAGE_STEPS,
+    Evidence,
+    Method,
+    estimate_evidence,
+)
 from thermograd.run import Run
 from thermograd.streams import stream
-
-PILOT_STEPS = 60
-"""Steps in which step sizes and the schedule settle on a model of real images."""
 
 
 def evidence_of_run(
@@ -21,8 +25,8 @@ def evidence_of_run(
     split: str = "test",
     num_images: int = 100,
     method: Method = "thermodynamic",
-    num_rungs: int = 24,
-    num_steps: int = 100,
+    num_rungs: int = IMAGE_RUNGS,
+    num_steps: int = IMAGE_STEPS,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Estimate log p(x) of the first images of a split; write evidence_*.csv and a picture to the run folder.
@@ -43,7 +47,7 @@ def evidence_of_run(
         method=method,
         num_rungs=num_rungs,
         num_steps=num_steps,
-        num_pilot_steps=PILOT_STEPS,
+        num_pilot_steps=IMAGE_PILOT_STEPS,
         generator=stream(seed, "evidence", 0, device),
     )
     stem = run.folder / f"evidence_{split}_{method}"

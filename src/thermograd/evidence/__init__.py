@@ -6,12 +6,22 @@ from thermograd.evidence.annealing import (
     log_partition,
     reverse_annealing,
 )
-from thermograd.evidence.entry import METHODS, Method, estimate_evidence
+from thermograd.evidence.entry import (
+    IMAGE_PILOT_STEPS,
+    IMAGE_RUNGS,
+    IMAGE_STEPS,
+    METHODS,
+    Method,
+    estimate_evidence,
+)
 from thermograd.evidence.result import Evidence
 from thermograd.evidence.stepping_stone import stepping_stone
 from thermograd.evidence.thermodynamic import Rule, thermodynamic_integration
 
 __all__ = [
+    "IMAGE_PILOT_STEPS",
+    "IMAGE_RUNGS",
+    "IMAGE_STEPS",
     "METHODS",
     "Annealed",
     "Evidence",

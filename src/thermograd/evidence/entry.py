@@ -22,6 +22,8 @@ Method = Literal["thermodynamic", "thermodynamic-plain", "stepping-stone", "anne
 METHODS: tuple[Method, ...] = get_args(Method)
 
 PILOT_POWER = 4.0
+IMAGE_RUNGS, IMAGE_STEPS, IMAGE_PILOT_STEPS = 24, 100, 60
+"""Of models trained on images, whose chains settle later than those of the closed-form models."""
 ANNEALED_CHAINS = 4  # fewer give no error bar; more take temperatures away at the same cost
 
 

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 TIME_COLUMNS = ("seconds",)
 """What differs between two studies that did the same."""
+GRADIENT_QUANTITIES = ("chain_variance", "batch_variance", "total_variance", "normalised_variance")
+"""Of the learning gradient on the split of a row."""
 
 
 def load_study(path: Path | str) -> "pd.DataFrame":
@@ -160,10 +162,17 @@ def _numbers(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
 
 
 def _values(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what was measured, and the distances to the split of the record."""
+    """Return what was measured, the variance of the gradient, and the distances to the split of the record."""
     values: dict[str, Any] = {}
     for name, value in record["values"].items():
         values |= {name: value["mean"], f"error:{name}": value["standard_error"]}
+    for block, quantities in (record["gradient_variance"] or {}).items():
+        if isinstance(quantities, Mapping):
+            values |= {
+                f"gradient:{block}.{name}": quantities[name]["value"]
+                for name in GRADIENT_QUANTITIES
+                if quantities.get(name) is not None
+            }
     for distance in record["distances"]:
         if not distance["reference"].endswith(f":{record['split']}"):
             continue

@@ -95,6 +95,10 @@ READY = {
             "`arms.a.powers.0` must be greater than 0, got 0",
         ),
         ({"arms": {"a": {"ready": "noise-dial"}}}, "`arms.a` needs `multipliers`"),
+        (
+            {"arms": {"a": {"ready": "vanilla", "seeds": [9]}}, "seeds": [1, 2]},
+            "`arms.a.seeds` must be some of the study's, [1, 2], got 9",
+        ),
         ({"arms": {"a": {"gradeint.num_chains": 2}}}, "has no setting 'gradeint.num_chains'"),
         (
             {"arms": {"a": {"num_chain": 2}}},
@@ -195,6 +199,12 @@ def test_arms_cells_and_seeds_make_the_runs(tiny_study: MakeStudy):
     run = by_arm(runs, 7)["ladder-p3[model.latent_dim=6,gradient.num_rungs=4]"].config
     assert (run.gradient.schedule.power, run.model.latent_dim, run.gradient.num_rungs) == (3, 6, 4)
     assert run.seed == 7
+
+
+def test_an_arm_can_have_some_of_the_seeds(tiny_study: MakeStudy):
+    arms = {"vanilla": {"ready": "vanilla"}, "dear": {"ready": "complete", "seeds": [7]}}
+    runs = plan_runs(parse_study(tiny_study(arms=arms, seeds=[5, 7])))
+    assert [(run.arm, run.config.seed) for run in runs] == [("vanilla", 5), ("vanilla", 7), ("dear", 7)]
 
 
 def test_arms_that_come_ready_are_what_they_say(tiny_study: MakeStudy):

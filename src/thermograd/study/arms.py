@@ -22,6 +22,7 @@ class Arm:
         ready: the kind of arm that came ready, or None.
         overrides: dotted settings on top of the preset.
         to: for vanilla-matched, the arm whose cost it spends.
+        seeds: of its runs.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Arm:
     ready: str | None
     overrides: dict[str, Any]
     to: str | None = None
+    seeds: tuple[int, ...] = ()
 
 
 def expand_arms(study: StudyFile) -> list[Arm]:
@@ -36,7 +38,12 @@ def expand_arms(study: StudyFile) -> list[Arm]:
     base = DEFAULTS | flatten(study.overrides)
     return [
         Arm(
-            f"{name}{suffix}{cell}", cell, arm.ready, base | ready | flatten(arm.overrides) | settings, arm.to
+            f"{name}{suffix}{cell}",
+            cell,
+            arm.ready,
+            base | ready | flatten(arm.overrides) | settings,
+            arm.to,
+            arm.seeds or study.seeds,
         )
         for outer in _cells(study.grid)
         for name, arm in study.arms.items()

@@ -80,6 +80,9 @@ class ArmConfig(Section):
     streams: tuple[PositiveInt, ...] | None = Field(None, description="chain streams of the placebo")
     num_rungs: Annotated[int, Field(ge=2, strict=True)] | None = None
     num_chains: PositiveInt | None = None
+    seeds: tuple[Annotated[int, Field(ge=0, strict=True)], ...] | None = Field(
+        None, description="some of the study's seeds, for an arm that costs much; None for all"
+    )
     to: str | None = Field(None, description="arm whose generator evaluations vanilla-matched spends")
     overrides: dict[str, Any] = Field(default_factory=dict)
     grid: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
@@ -101,7 +104,7 @@ class ArmConfig(Section):
             overrides[str(name)] = value
         return {**own, "overrides": overrides}
 
-    @field_validator("powers", "multipliers", "streams")
+    @field_validator("powers", "multipliers", "streams", "seeds")
     @classmethod
     def _check_values(cls, values: tuple[Any, ...] | None) -> tuple[Any, ...] | None:
         if values is not None and (not values or len(set(values)) < len(values)):
@@ -167,6 +170,11 @@ class StudyFile(Section):
             for name, values in grid.items():
                 if not values:
                     raise ValueError(f"`{place}.{name}` must hold at least one value, got []")
+        for name, arm in self.arms.items():
+            if unknown := [seed for seed in arm.seeds or () if seed not in self.seeds]:
+                raise ValueError(
+                    f"`arms.{name}.seeds` must be some of the study's, {list(self.seeds)}, got {unknown[0]}"
+                )
         if len(self.contrasts) > MAX_CONTRASTS:
             raise ValueError(
                 f"`contrasts` must be at most {MAX_CONTRASTS}, so that each can be confirmed, "

@@ -80,7 +80,7 @@ def plan_runs(study: StudyFile) -> list[PlannedRun]:
     runs = [
         PlannedRun(arm.name, arm.ready, config, requested, sizes[_data_key(config)])
         for arm, settings in zip(arms, configs, strict=True)
-        for config, requested in (_resolve(study, arm.name, settings[1], seed) for seed in study.seeds)
+        for config, requested in (_resolve(study, arm.name, settings[1], seed) for seed in arm.seeds)
     ]
     first: dict[str, str] = {}
     for run in runs:

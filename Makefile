@@ -14,8 +14,9 @@ install: .venv/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[offline,dev]'
 	@touch $@
 
-demo: install  ## train on 5,000 real digits and look at what the model dreams
-	$(BIN)/thermograd train mnist-5k --out $(DEMO)
+demo: install  ## two ways of learning on 5,000 real digits, two seeds each, and the report that compares them
+	$(BIN)/thermograd study run demo --out $(DEMO)
+	$(BIN)/thermograd report $(DEMO)
 
 test: install  ## the whole suite
 	$(BIN)/python -m pytest -n 2

@@ -1,8 +1,9 @@
 """`thermograd study plan | run | status | add | query`."""
 
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager
-from functools import partial
+from functools import partial, reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,26 @@ if TYPE_CHECKING:
 path = click.Path(path_type=Path)
 file_argument = click.argument("file", metavar="FILE", type=path)
 positive = click.IntRange(min=1)
+WHERE = (
+    file_argument,
+    click.option("--out", type=path, help="Study folder [default: studies/NAME]."),
+    click.option(
+        "--workers", type=positive, help="Processes on this machine [default: one a GPU, or by cores]."
+    ),
+    click.option(
+        "--scheduler", metavar="ADDRESS", help="A Dask scheduler that runs already, e.g. tcp://host:8786."
+    ),
+    click.option(
+        "--cluster", type=path, help="YAML file of a Dask cluster to start: class, num_workers, options."
+    ),
+    click.option("--attempts", default=2, type=positive, show_default=True, help="Times a run may fail."),
+    json_option,
+)
+
+
+def where_it_runs(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the file, folder and workers that `run` and `add` share."""
+    return reduce(lambda wrapped, option: option(wrapped), reversed(WHERE), command)
 
 
 @click.group()
@@ -49,12 +70,20 @@ def _plan(file: Path, workers: int) -> tuple[dict[str, Any], Any]:
     planned["hours"] = planned["hours_on_one_worker"] / workers
 
     def text() -> None:
-        columns = ("arm", "seed", "epochs", "steps", "chains", "rungs", "evaluations", "hours")
+        arms: dict[str, list[dict[str, Any]]] = {}
+        for run in planned["runs"]:
+            arms.setdefault(run["arm"], []).append(run)
+        columns = ("arm", "seeds", "epochs", "steps", "chains", "rungs", "evaluations a run", "hours a run")
         rows = [
-            [f"{run[name]:.3f}" if name == "hours" else f"{run[name]:.3g}" if name == "evaluations" else run[name]
-             for name in columns]
-            for run in planned["runs"]
-        ]  # fmt: skip
+            [
+                arm,
+                ", ".join(str(run["seed"]) for run in of_arm),
+                *(of_arm[0][name] for name in ("epochs", "steps", "chains", "rungs")),
+                f"{of_arm[0]['evaluations']:.3g}",
+                f"{of_arm[0]['hours']:.3f}",
+            ]
+            for arm, of_arm in arms.items()
+        ]
         print_table(f"{described.name}: {planned['num_runs']} runs, equal {described.equal}", columns, rows)
         click.echo(
             f"{planned['evaluations']:.3g} generator evaluations, {planned['hours']:.2f} hours of training on "
@@ -65,17 +94,7 @@ def _plan(file: Path, workers: int) -> tuple[dict[str, Any], Any]:
 
 
 @study.command()
-@file_argument
-@click.option("--out", type=path, help="Study folder [default: studies/NAME].")
-@click.option("--workers", type=positive, help="Processes on this machine [default: one a GPU, or by cores].")
-@click.option(
-    "--scheduler", metavar="ADDRESS", help="A Dask scheduler that runs already, e.g. tcp://host:8786."
-)
-@click.option(
-    "--cluster", type=path, help="YAML file of a Dask cluster to start: class, num_workers, options."
-)
-@click.option("--attempts", default=2, type=positive, show_default=True, help="Times a run may fail.")
-@json_option
+@where_it_runs
 def run(
     file: Path,
     out: Path | None,
@@ -99,13 +118,7 @@ def run(
 
 
 @study.command()
-@file_argument
-@click.option("--out", type=path, help="Study folder [default: studies/NAME].")
-@click.option("--workers", type=positive, help="Processes on this machine [default: one a GPU, or by cores].")
-@click.option("--scheduler", metavar="ADDRESS", help="A Dask scheduler that runs already.")
-@click.option("--cluster", type=path, help="YAML file of a Dask cluster to start.")
-@click.option("--attempts", default=2, type=positive, show_default=True, help="Times a run may fail.")
-@json_option
+@where_it_runs
 def add(
     file: Path,
     out: Path | None,

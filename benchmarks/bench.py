@@ -1,6 +1,7 @@
 """One command for every number of docs/performance.md: `make bench`, or `python benchmarks/bench.py --full`.
 
-Times are CPU seconds of one thread, in interleaved rounds; ratios are medians over rounds with their extremes.
+Times are CPU seconds of one thread, in interleaved rounds; ratios are medians over rounds with their extremes. On a GPU
+(`--device cuda --only machine training complete`) they are seconds on a clock.
 """
 
 import argparse
@@ -40,6 +41,7 @@ def main() -> None:
         default=list(SECTIONS),
         help="sections to run",
     )
+    parser.add_argument("--device", default="cpu", help="of machine, training and complete; e.g. cuda")
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -57,7 +59,7 @@ def main() -> None:
 
 
 def machine(arguments: argparse.Namespace) -> dict[str, Any]:
-    rates = matmul_rates()
+    rates = matmul_rates(arguments.device)
     print(
         f"matrix products, 1e9 operations/s: {', '.join(f'{k} {v:.0f}' for k, v in rates.items())}",
         flush=True,
@@ -67,10 +69,10 @@ def machine(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def training(arguments: argparse.Namespace) -> dict[str, Any]:
     """Race training steps, and say what share of the matrix-product rate the whole step reaches."""
-    rates = matmul_rates()
+    rates = matmul_rates(arguments.device)
     found = {}
     for preset, batch_size, ladder in CASES:
-        times = compare(preset, batch_size, 9 if arguments.full else 3, ladder)
+        times = compare(preset, batch_size, 9 if arguments.full else 3, ladder, arguments.device)
         title = f"{preset} {'ladder N=10' if ladder else 'vanilla'}, batch {batch_size}"
         found[title] = describe(times, title)
         config, _ = resolve(preset)
@@ -90,7 +92,7 @@ def complete(arguments: argparse.Namespace) -> dict[str, Any]:
     """Race complete ladders of 11 rungs, 2 chains and one step a rung against the plain loop's vanilla step."""
     found = {}
     for preset, batch_size in (("mnist", 128), ("svhn", 100 if arguments.full else 20)):
-        times = compare_complete(preset, batch_size, 5 if arguments.full else 2)
+        times = compare_complete(preset, batch_size, 5 if arguments.full else 2, arguments.device)
         title = f"{preset} complete 11 rungs, 2 chains, 1 step, batch {batch_size}"
         found[title] = describe(times, title)
     return found

@@ -116,11 +116,11 @@ class PlainTrainer:
     def step(self, x: Tensor) -> None:
         """Train on one batch (B, C, H, W)."""
         model = self.model
-        start = torch.randn(len(x), model.latent_dim)
+        start = torch.randn(len(x), model.latent_dim, device=x.device)
         prior = sample_prior(model, start, fresh_noise(start, self.num_prior_steps), self.prior_step_size)
         draws = []
         for t in self.temperatures:
-            start = torch.randn(len(x), model.latent_dim)
+            start = torch.randn(len(x), model.latent_dim, device=x.device)
             noise = fresh_noise(start, self.num_steps)
             draws.append(sample_posterior(model, x, start, noise, self.step_size, t))
         self.generator_adam.zero_grad()

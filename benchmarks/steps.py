@@ -33,24 +33,30 @@ COMPLETE: dict[str, Any] = {
 """A complete ladder of 11 rungs and 2 chains whose stored chains take one step an iteration."""
 
 
-def our_step(preset: str, overrides: dict[str, Any], batch_size: int) -> Callable[[], object]:
+def our_step(
+    preset: str, overrides: dict[str, Any], batch_size: int, device: str = "cpu"
+) -> Callable[[], object]:
     """Return a function that does one training step of the package."""
-    config, _ = resolve(preset, overrides=PUBLISHED | overrides | {"training.batch_size": batch_size})
+    own = {"training.batch_size": batch_size, "compute.device": device}
+    config, _ = resolve(preset, overrides=PUBLISHED | overrides | own)
     trainer = Trainer(config, build_model(config), batch_size)
-    x, index = images(config, batch_size), torch.arange(batch_size)
+    x, index = images(config, batch_size).to(device), torch.arange(batch_size)
     count = iter(range(10**9))
     return lambda: trainer.step(x, index, next(count), 0)
 
 
-def plain_step(preset: str, batch_size: int, ladder: bool = False) -> Callable[[], object]:
+def plain_step(
+    preset: str, batch_size: int, ladder: bool = False, device: str = "cpu"
+) -> Callable[[], object]:
     """Return a function that does one training step of the plain loop."""
     config, _ = resolve(preset, overrides=PUBLISHED | (LADDER if ladder else {}))
     temperatures = weights = torch.ones(1)
     if ladder:
         temperatures = make_schedule(config.gradient.schedule, config.gradient.num_rungs)
         weights = trapezoid_weights(temperatures)
-    trainer = PlainTrainer(plain_model(config), temperatures.tolist(), weights.tolist(), num_steps=20)
-    x = images(config, batch_size)
+    model = plain_model(config).to(device)
+    trainer = PlainTrainer(model, temperatures.tolist(), weights.tolist(), num_steps=20)
+    x = images(config, batch_size).to(device)
     return lambda: trainer.step(x)
 
 
@@ -80,20 +86,21 @@ def multiply_adds(config: RunConfig) -> float:
     return float(total)
 
 
-def compare(preset: str, batch_size: int, num_rounds: int, ladder: bool) -> Times:
+def compare(preset: str, batch_size: int, num_rounds: int, ladder: bool, device: str = "cpu") -> Times:
     """Race the plain loop and the package in both precisions."""
     extra = LADDER if ladder else {}
-    contestants: dict[str, Make] = {"plain": (plain_step, (preset, batch_size, ladder))}
+    contestants: dict[str, Make] = {"plain": (plain_step, (preset, batch_size, ladder, device))}
     for precision in ("float32", "bfloat16-mixed"):
-        contestants[precision] = (our_step, (preset, extra | {"compute.precision": precision}, batch_size))
-    return race_apart(contestants, num_rounds)
+        own = extra | {"compute.precision": precision}
+        contestants[precision] = (our_step, (preset, own, batch_size, device))
+    return race_apart(contestants, num_rounds, device)
 
 
-def compare_complete(preset: str, batch_size: int, num_rounds: int) -> Times:
+def compare_complete(preset: str, batch_size: int, num_rounds: int, device: str = "cpu") -> Times:
     """Race the plain loop's vanilla step and complete ladders of 11 rungs with 2 chains, one step a rung."""
-    contestants: dict[str, Make] = {"plain": (plain_step, (preset, batch_size))}
+    contestants: dict[str, Make] = {"plain": (plain_step, (preset, batch_size, False, device))}
     for kernel in ("mala", "ula"):
         for precision in ("float32", "bfloat16-mixed"):
             extra = COMPLETE | {"posterior_chains.kernel": kernel, "compute.precision": precision}
-            contestants[f"{kernel} {precision}"] = (our_step, (preset, extra, batch_size))
-    return race_apart(contestants, num_rounds)
+            contestants[f"{kernel} {precision}"] = (our_step, (preset, extra, batch_size, device))
+    return race_apart(contestants, num_rounds, device)

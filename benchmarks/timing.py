@@ -1,4 +1,7 @@
-"""Times that can be compared on a busy machine: CPU seconds of one thread, in interleaved rounds."""
+"""Times that can be compared on a busy machine: CPU seconds of one thread, in interleaved rounds.
+
+On a GPU they are seconds on a clock, read when the GPU has done its work.
+"""
 
 import statistics
 import time
@@ -31,19 +34,27 @@ class Times:
         return statistics.median(ratios), ratios[0], ratios[-1]
 
 
-def race(contestants: Mapping[str, Callable[[], object]], num_rounds: int) -> Times:
+def clock(device: str) -> float:
+    """Return CPU seconds of this process, or seconds on a clock once a GPU is idle."""
+    if device.startswith("cuda"):
+        torch.cuda.synchronize(device)
+        return time.perf_counter()
+    return time.process_time()
+
+
+def race(contestants: Mapping[str, Callable[[], object]], num_rounds: int, device: str = "cpu") -> Times:
     """Time each contestant once a round, after one round that does not count."""
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     for round_ in range(num_rounds + 1):
         for name, run in contestants.items():
-            begin = time.process_time()
+            begin = clock(device)
             run()
             if round_:
-                seconds[name].append(time.process_time() - begin)
+                seconds[name].append(clock(device) - begin)
     return Times(seconds)
 
 
-def race_apart(contestants: Mapping[str, Make], num_rounds: int) -> Times:
+def race_apart(contestants: Mapping[str, Make], num_rounds: int, device: str = "cpu") -> Times:
     """Race contestants in processes of their own, taking turns.
 
     The package changes how its process reuses memory, which would help the plain loop if they shared one.
@@ -52,7 +63,7 @@ def race_apart(contestants: Mapping[str, Make], num_rounds: int) -> Times:
     workers, pipes = [], {}
     for name, make in contestants.items():
         pipes[name], theirs = context.Pipe()
-        workers.append(context.Process(target=_work, args=(make, theirs)))
+        workers.append(context.Process(target=_work, args=(make, theirs, device)))
         workers[-1].start()
         theirs.close()
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
@@ -69,19 +80,19 @@ def race_apart(contestants: Mapping[str, Make], num_rounds: int) -> Times:
     return Times(seconds)
 
 
-def _work(make: Make, pipe: Connection) -> None:
+def _work(make: Make, pipe: Connection, device: str) -> None:
     torch.set_num_threads(1)
     function, arguments = make
     run = function(*arguments)
     while pipe.recv():
-        begin = time.process_time()
+        begin = clock(device)
         run()
-        pipe.send(time.process_time() - begin)
+        pipe.send(clock(device) - begin)
 
 
-def matmul_rates() -> dict[str, float]:
+def matmul_rates(device: str = "cpu") -> dict[str, float]:
     """Return multiply-add rates of square products of 1024 numbers, in 1e9 operations a second (2 a multiply-add)."""
-    a = torch.randn(1024, 1024)
+    a = torch.randn(1024, 1024, device=device)
     b = a.bfloat16()
     # oneDNN, which runs the convolutions, may be faster than the library behind `@`.
     linear = torch.ops.mkldnn._linear_pointwise
@@ -89,7 +100,7 @@ def matmul_rates() -> dict[str, float]:
         "float32 (@)": lambda: a @ a,
         "bfloat16 (@)": lambda: b @ b,
     }
-    if torch.backends.mkldnn.is_available():
+    if device == "cpu" and torch.backends.mkldnn.is_available():
         contestants["float32 (oneDNN)"] = lambda: linear(a, a, None, "none", [], "")
-    times = race(contestants, 9)
+    times = race(contestants, 9, device)
     return {name: 2 * 1024**3 / times.median(name) / 1e9 for name in contestants}

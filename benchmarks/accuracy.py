@@ -25,11 +25,14 @@ from thermograd.schedules import power_schedule
 
 BATCH = 48
 PERSISTENT = {
+    "gradient.num_chains": 4,
+    "prior_chains.num_chains": 128,
     "posterior_chains.start": "persistent",
     "posterior_chains.kernel": "mala",
     "posterior_chains.num_steps": 4,
     "posterior_chains.adaptation_gain": 0.2,
 }
+"""Four stored chains an image and four steps: 20 evaluations, nearly the 21 of 20 short-run steps."""
 VANILLA = torch.tensor([0.0, 1.0], dtype=torch.float64)
 LADDER = power_schedule(11, 3.0)
 
@@ -44,7 +47,7 @@ class Arm:
 
 
 def make_run(folder: Path) -> Path:
-    """Train the small MNIST model that the errors are measured on, about a minute."""
+    """Train the small MNIST model that the errors are measured on, two minutes."""
     config, requested = resolve(
         "mnist-5k", overrides={"training.num_epochs": 8, "training.pictures_every": 1000, **PERSISTENT}
     )
@@ -60,7 +63,7 @@ def gradient_errors(folder: Path, num_repeats: int) -> dict[str, Any]:
     assert isinstance(model, LatentEBM)
     index = torch.arange(BATCH)
     x = batch_images(run.config, data, index, 0, trainer.device)
-    stored = None if trainer.stored is None else trainer.stored[index].permute(1, 2, 0, 3)[-1:, :1]
+    stored = None if trainer.stored is None else trainer.stored[index].permute(1, 2, 0, 3)[-1:]
     generator = torch.Generator().manual_seed(1)
     warm = warm_up(model, x, VANILLA, 32, 300, stored, generator)
     reference, reference_error = long_run_gradient(model, x, warm, 10, generator)
@@ -96,7 +99,7 @@ def warm_up(
 ) -> Ladder:
     """Run MALA chains to stationarity; their step sizes adapt on each rung over all steps but the last.
 
-    `start` (1, 1, B, d) is spread over the chains; without, they climb the ladder from the base distribution, 20
+    `start` (1, M, B, d) is spread over the chains; without, they climb the ladder from the base distribution, 20
     steps a rung.
     """
     vanilla = len(t) == 2
@@ -113,7 +116,7 @@ def warm_up(
         num_start_steps=20,
         shared_prior=vanilla,
         prior_latents=model.sample_base((1,), generator) if vanilla else None,
-        initial_latents=None if start is None else start.expand(1, num_chains, -1, -1),
+        initial_latents=None if start is None else start[:, torch.arange(num_chains) % start.shape[1]],
     )
 
 
@@ -168,7 +171,7 @@ def make_arms(model: LatentEBM, x: Tensor, stored: Tensor | None, warm: Ladder, 
     arms += [Arm(f"MALA, base, {n} steps", from_base(model, x, adapted, n)) for n in (20, 80)]
     starts = {"warm": warm}
     if stored is not None:
-        starts["stored"] = replace(warm.chains(slice(1)), latents=stored)
+        starts["stored"] = replace(warm.chains(slice(stored.shape[1])), latents=stored)
     for name, start in starts.items():
         for label, kernel in (("ULA h=0.1", ULA(0.1)), ("MALA", adapted)):
             arms += [
@@ -178,6 +181,10 @@ def make_arms(model: LatentEBM, x: Tensor, stored: Tensor | None, warm: Ladder, 
     for chains in (4, 10, 22):
         sample = continue_chains(model, x, adapted, warm, 1, chains)
         arms.append(Arm(f"MALA, warm, {chains} chains, 1 step", sample))
+    if stored is not None and stored.shape[1] > 1:
+        for n in (1, 4):
+            sample = continue_chains(model, x, adapted, starts["stored"], n)
+            arms.append(Arm(f"MALA, stored, {stored.shape[1]} chains, {n} steps", sample))
     rungs = MALA(ladder.step_sizes)
     for n in (1, 4):
         arms.append(

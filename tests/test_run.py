@@ -366,6 +366,20 @@ def test_a_folder_with_other_things_is_not_taken(tiny_config: MakeConfig, tmp_pa
         train_run(tiny_config(), tmp_path / "thesis.tex")
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_run_has_one_writer_at_a_time(overwrite: bool, tiny_config: MakeConfig, tmp_path: Path):
+    config, folder, refused = tiny_config(), tmp_path / "run", []
+
+    def second(step: int, num_steps: int, record: Any) -> None:
+        with pytest.raises(InputError, match="is being trained by another process"):
+            train_run(config, folder, overwrite=overwrite)
+        refused.append(step)
+
+    assert train_run(config, folder, on_step=second) == "done"
+    assert len(refused) == read_metrics(folder)[-1]["step"]
+    assert train_run(config, folder, overwrite=overwrite) == "done"
+
+
 def test_overwrite_removes_a_run_only_when_another_can_begin(
     finished: tuple[RunConfig, Path], tiny_config: MakeConfig, tmp_path: Path
 ):

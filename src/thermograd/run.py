@@ -25,6 +25,7 @@ from thermograd.probe import Probe
 from thermograd.run_folder import (
     claim_folder,
     end_torn_line,
+    only_writer,
     read_config,
     read_metrics,
     write_model_card,
@@ -118,7 +119,7 @@ def train_run(
         "done" or "stopped".
 
     Raises:
-        InputError: the folder holds a run of another config, or the data does not fit.
+        InputError: the folder holds a run of another config, another process trains it, or the data does not fit.
         RunError: a guard stopped the run; the message names the step and the last good checkpoint.
     """
     _use_threads(config, None if overwrite else folder)
@@ -128,25 +129,26 @@ def train_run(
     )  # refuses a batch of too many images
     trainer = Trainer(config, build_model(config), len(data))
     claim_folder(folder, config, requested or {}, overwrite)
-    checkpoint, messages = load_last(folder / "checkpoints")
-    for message in messages:
-        on_message(f"{message} The run goes on from the checkpoint before it.")
-    if checkpoint is not None:
-        _check_same(checkpoint, config, data)
-        _restore(trainer, checkpoint)
-        on_message(f"Going on from {checkpoint.path.name}.")
-    loop = _Loop(config, folder, data, trainer, len(order), on_step, on_message)
-    step = loop.step = 0 if checkpoint is None else checkpoint.step
-    write_status(folder, "running", step, loop.num_steps)
-    try:
-        finished = loop.run(should_stop)
-    except (RunError, MemoryError) as error:
-        write_status(folder, "failed", loop.step, loop.num_steps, cause=str(error))
-        last, _ = load_last(folder / "checkpoints")
-        where = "none was written yet" if last is None else str(last.path)
-        raise RunError(f"{error} Last good checkpoint: {where}.") from error
-    write_status(folder, "done" if finished else "stopped", loop.step, loop.num_steps)
-    return "done" if finished else "stopped"
+    with only_writer(folder):
+        checkpoint, messages = load_last(folder / "checkpoints")
+        for message in messages:
+            on_message(f"{message} The run goes on from the checkpoint before it.")
+        if checkpoint is not None:
+            _check_same(checkpoint, config, data)
+            _restore(trainer, checkpoint)
+            on_message(f"Going on from {checkpoint.path.name}.")
+        loop = _Loop(config, folder, data, trainer, len(order), on_step, on_message)
+        step = loop.step = 0 if checkpoint is None else checkpoint.step
+        write_status(folder, "running", step, loop.num_steps)
+        try:
+            finished = loop.run(should_stop)
+        except (RunError, MemoryError) as error:
+            write_status(folder, "failed", loop.step, loop.num_steps, cause=str(error))
+            last, _ = load_last(folder / "checkpoints")
+            where = "none was written yet" if last is None else str(last.path)
+            raise RunError(f"{error} Last good checkpoint: {where}.") from error
+        write_status(folder, "done" if finished else "stopped", loop.step, loop.num_steps)
+        return "done" if finished else "stopped"
 
 
 class _Loop:

@@ -4,6 +4,7 @@ config.yaml (resolved)  requested.yaml  environment.json  metrics.jsonl (append-
 checkpoints/  samples/  curves.png  evaluation.json  README.md (model card)
 """
 
+import errno
 import json
 import os
 import platform
@@ -11,7 +12,8 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -153,7 +155,8 @@ def claim_folder(folder: Path, config: RunConfig, requested: Mapping[str, Any], 
         raise InputError(f"`out` {folder} is a file, not a folder.")
     replaced = overwrite and (folder / "config.yaml").exists()
     if replaced:
-        _remove_run(folder)
+        with only_writer(folder):
+            _remove_run(folder)
     if (folder / "config.yaml").exists():
         held = read_config(folder)
         if held != config:
@@ -177,6 +180,31 @@ def claim_folder(folder: Path, config: RunConfig, requested: Mapping[str, Any], 
     )
     write_atomically(folder / "environment.json", json.dumps(facts, indent=1))
     write_atomically(folder / "config.yaml", config.to_yaml())
+
+
+@contextmanager
+def only_writer(folder: Path) -> Iterator[None]:
+    """Hold a run folder for this process alone; the system lets go when the process ends, however it ends.
+
+    File systems and platforms without locks are not held.
+
+    Raises:
+        InputError: another process trains this run.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    with (folder / "config.yaml").open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"`out` {folder} is being trained by another process.") from None
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOTSUP):
+                raise
+        yield
 
 
 def _differences(old: RunConfig, new: RunConfig) -> list[str]:

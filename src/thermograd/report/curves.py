@@ -66,7 +66,7 @@ def distance_by_iteration(data: StudyData, looks: dict[str, Look], metric: str |
     floor = f"floor:{metric.removeprefix('distance:')}"
     value = float(rows[floor].mean()) if floor in rows else math.nan
     # A floor near 0 would leave a logarithmic axis with no room for the curves.
-    is_log = bool((rows[metric] > 0).all() and rows[metric].max() > 20 * rows[metric].min())
+    is_log = bool((rows[metric] > 0).all() and rows[metric].max() > 5 * rows[metric].min())
 
     def draw(narrow: bool) -> "Figure":
         figure, (ax,) = panels(1, narrow, height=3.1)

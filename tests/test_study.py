@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import distributed
 import numpy as np
 import pandas as pd
 import pytest
@@ -660,6 +661,45 @@ def wait_for(found: Callable[[], Any], process: subprocess.Popen[str]) -> Any:
             return value
         time.sleep(0.02)
     raise AssertionError("waited in vain")
+
+
+@pytest.mark.slow
+def test_a_scheduler_that_runs_already_does_the_runs(tiny_study: MakeStudy, tmp_path: Path):
+    (tmp_path / "study.yaml").write_text(json.dumps(tiny_study(seeds=1)))
+    words = ["study", "run", str(tmp_path / "study.yaml"), "--out", str(tmp_path / "out")]
+    with distributed.LocalCluster(
+        n_workers=1, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0"
+    ) as cluster:
+        assert run_command_line([*words, "--scheduler", cluster.scheduler_address]) == 0
+    assert load_study(tmp_path / "out")["split"].tolist() == ["train", "test"] * 2
+    assert run_command_line([*words, "--scheduler", "tcp://127.0.0.1:1"]) == 0  # done runs ask no scheduler
+
+
+SBATCH = """#!/bin/sh
+job=$(mktemp) && cp "$1" "$job" && setsid sh "$job" >/dev/null 2>&1 &
+echo "Submitted batch job $!"
+"""
+SCANCEL = """#!/bin/sh
+kill -- -"$1"
+"""
+
+
+@pytest.mark.slow
+def test_workers_come_through_slurm(tiny_study: MakeStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """SLURM is played by two scripts that start and end the job's own script; all else is as on a cluster."""
+    for name, script in (("sbatch", SBATCH), ("scancel", SCANCEL)):
+        (tmp_path / name).write_text(script)
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    (tmp_path / "study.yaml").write_text(json.dumps(tiny_study(seeds=1)))
+    own_port = {"dashboard_address": "127.0.0.1:0"}
+    options = {"cores": 1, "memory": "1GB", "local_directory": str(tmp_path), "scheduler_options": own_port}
+    cluster = {"class": "SLURMCluster", "num_workers": 1, "options": options}
+    (tmp_path / "cluster.yaml").write_text(json.dumps(cluster))
+    words = ["study", "run", str(tmp_path / "study.yaml"), "--out", str(tmp_path / "out")]
+    assert run_command_line([*words, "--cluster", str(tmp_path / "cluster.yaml")]) == 0
+    assert load_study(tmp_path / "out")["split"].tolist() == ["train", "test"] * 2
 
 
 @pytest.mark.slow

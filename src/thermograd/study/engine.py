@@ -190,7 +190,7 @@ def local_client(num_workers: int) -> Iterator[Any]:
             n_workers=num_workers,
             threads_per_worker=1,
             processes=True,
-            dashboard_address=None,
+            dashboard_address="127.0.0.1:0",  # a port of its own, so that studies do not meet
             memory_limit=None,
             silence_logs="CRITICAL",
         ) as cluster,

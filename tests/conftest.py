@@ -46,6 +46,19 @@ TINY: dict[str, Any] = {
     "compute.num_threads": 1,
     "compute.device": "cpu",
 }
+LADDER: dict[str, Any] = {
+    "gradient.estimator": "thermodynamic-complete",
+    "gradient.num_rungs": 4,
+    "gradient.num_chains": 2,
+    "gradient.schedule.kind": "equal-length",
+    "gradient.schedule.adapt_every": 3,
+    "posterior_chains.kernel": "mala",
+    "posterior_chains.start": "persistent",
+    "prior_chains.kernel": "mala",
+    "prior_chains.start": "persistent",
+    "optimiser.ema_decay": 0.9,
+}
+"""A ladder with all the state that a run can have: an adapted schedule, adapted steps and stored chains."""
 """A run of 36 images in batches of 8, so 4 steps an epoch and 12 in all."""
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from conftest import LADDER
 from thermograd import cli
 from thermograd.build import batch_images, build_model, load_data
 from thermograd.config import RunConfig
@@ -37,18 +38,6 @@ PROBE: dict[str, Any] = {"probe.every": 9, "probe.batches": 3, "probe.repeats": 
 EVERYTHING = {**PROBE, "probe.estimators": list(ESTIMATORS), "probe.by_rung": True}
 
 PERSISTENT: dict[str, Any] = {"posterior_chains.start": "persistent"}
-LADDER: dict[str, Any] = {
-    "gradient.estimator": "thermodynamic-complete",
-    "gradient.num_rungs": 4,
-    "gradient.num_chains": 2,
-    "gradient.schedule.kind": "equal-length",
-    "gradient.schedule.adapt_every": 3,
-    "posterior_chains.kernel": "mala",
-    "posterior_chains.start": "persistent",
-    "prior_chains.kernel": "mala",
-    "prior_chains.start": "persistent",
-    "optimiser.ema_decay": 0.9,
-}
 SWAPS: dict[str, Any] = {
     "gradient.estimator": "stepping-stone-complete",
     "gradient.num_rungs": 4,

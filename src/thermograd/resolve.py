@@ -7,7 +7,7 @@ import difflib
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -15,6 +15,8 @@ from pydantic import BaseModel, ValidationError
 from thermograd.config import RunConfig
 from thermograd.errors import InputError
 from thermograd.files import read_yaml
+
+Kind = TypeVar("Kind", bound=BaseModel)
 
 
 def preset_names() -> list[str]:
@@ -60,10 +62,19 @@ def validate_config(values: Mapping[str, Any]) -> RunConfig:
     Raises:
         InputError: one line that names each field and value at fault.
     """
+    return validate(RunConfig, values)
+
+
+def validate(kind: type[Kind], values: Mapping[str, Any]) -> Kind:
+    """Check nested dictionaries and return what they describe.
+
+    Raises:
+        InputError: one line that names each field and value at fault.
+    """
     try:
-        return RunConfig.model_validate(values)
+        return kind.model_validate(values)
     except ValidationError as error:
-        raise InputError(" ".join(describe(error, RunConfig))) from None
+        raise InputError(" ".join(_describe(error, kind))) from None
 
 
 def nearest(name: str, known: list[str]) -> str:
@@ -72,7 +83,7 @@ def nearest(name: str, known: list[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(known)}"
 
 
-def describe(error: ValidationError, root: type[BaseModel]) -> list[str]:
+def _describe(error: ValidationError, root: type[BaseModel]) -> list[str]:
     """Return a sentence for each error, with the dotted field and the value."""
     sentences = []
     for item in error.errors():
@@ -96,9 +107,12 @@ def describe(error: ValidationError, root: type[BaseModel]) -> list[str]:
 
 
 def _section(root: type[BaseModel], parents: list[str]) -> type[BaseModel]:
+    """Return the group of settings that a place lies in; places in lists and mappings are passed over."""
     for name in parents:
-        annotation = root.model_fields[name].annotation
-        root = annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else root
+        annotation = root.model_fields[name].annotation if name in root.model_fields else None
+        for inner in (annotation, *get_args(annotation)):
+            if isinstance(inner, type) and issubclass(inner, BaseModel):
+                root = inner
     return root
 
 

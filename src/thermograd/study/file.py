@@ -16,12 +16,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from thermograd.config import Number, PositiveFloat, PositiveInt, RunConfig, Section
-from thermograd.errors import InputError
 from thermograd.files import read_yaml
-from thermograd.resolve import describe, nearest, preset_names
+from thermograd.resolve import nearest, preset_names, validate
 
 Ready = Literal["vanilla", "vanilla-matched", "detached", "complete", "noise-dial", "placebo"]
 MAX_CONTRASTS = 3
@@ -222,22 +221,7 @@ def parse_study(values: Mapping[str, Any]) -> StudyFile:
     Raises:
         InputError: one line that names each field and value at fault.
     """
-    try:
-        return StudyFile.model_validate(values)
-    except ValidationError as error:
-        raise InputError(" ".join(_describe(error))) from None
-
-
-def _describe(error: ValidationError) -> list[str]:
-    """Describe the errors; `describe` finds the nearest name in fixed groups only, so those of arms are made here."""
-    sentences = []
-    for sentence, item in zip(describe(error, StudyFile), error.errors(), strict=True):
-        place = [str(part) for part in item["loc"]]
-        if item["type"] == "extra_forbidden" and place[0] == "contrasts":
-            hint = nearest(place[-1], list(ContrastConfig.model_fields))
-            sentence = f"`{'.'.join(place)}` is not a setting{hint}."
-        sentences.append(sentence.replace("?.", "?"))
-    return sentences
+    return validate(StudyFile, values)
 
 
 def ready_studies() -> list[str]:

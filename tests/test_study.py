@@ -493,7 +493,11 @@ def test_probes_and_distances_stand_in_their_rows(tiny_study: MakeStudy, finishe
     run = open_study(path).runs[0].identity
     with (path / "runs" / run / "metrics.jsonl").open("a") as metrics:
         for step in (8, 11):
-            probe = {"kind": "probe", "step": step, "prior": {"variance": step / 2, "layers": [1, 2]}}
+            quantities = {"chain_variance": {"value": step / 2, "low": 0.0, "high": 9.0}}
+            fresh = {"blocks": {"prior": quantities, "prior.layer": quantities}}
+            other = {"fresh": {"blocks": {"prior": {"chain_variance": {"value": -1.0}}}}}
+            estimators = {"maximum-likelihood": {"fresh": fresh}, "thermodynamic-detached": other}
+            probe = {"kind": "probe", "step": step, "estimators": estimators}
             metrics.write(json.dumps(probe) + "\n")
     file = path / "runs" / run / "evaluation.json"
     measured = json.loads(file.read_text())
@@ -512,8 +516,8 @@ def test_probes_and_distances_stand_in_their_rows(tiny_study: MakeStudy, finishe
     table = load_study(path).iloc[:3]
     assert table["distance:kd-x"].tolist() == [8, 8, 7]
     assert table["floor:kd-x"].fillna(-1).tolist() == [-1, -1, 0.1]
-    assert table["probe:prior.variance"].tolist() == [4, 5.5, 5.5]
-    assert "probe:prior.layers" not in table
+    assert table["probe:prior.chain_variance"].tolist() == [4, 5.5, 5.5]
+    assert [name for name in table if "probe:" in name] == ["probe:step", "probe:prior.chain_variance"]
 
 
 def test_sql_over_the_folders(finished: Path):

@@ -104,9 +104,9 @@ def _rows(folder: StudyFolder, run: StudyRun) -> Iterator[dict[str, Any]]:
             "split": record["split"],
             "is_final": step == run.num_steps,
             **_cost(run, step, metrics),
-            **{f"train:{name}": value for name, value in _latest(metrics, "train", step)},
+            **{f"train:{name}": value for name, value in _numbers(_latest(metrics, "train", step))},
             **_values(record),
-            **{f"probe:{name}": value for name, value in _latest(metrics, "probe", step)},
+            **_probe(metrics, step, run.config["gradient"]["estimator"]),
         }
 
 
@@ -146,19 +146,33 @@ def _cost(run: StudyRun, step: int, metrics: list[dict[str, Any]]) -> dict[str, 
     }
 
 
-def _latest(metrics: list[dict[str, Any]], kind: str, step: int) -> Iterator[tuple[str, float]]:
-    """Yield the numbers of the last record of a kind up to a step, its own step among them."""
+def _latest(metrics: list[dict[str, Any]], kind: str, step: int) -> dict[str, Any]:
+    """Return the last record of a kind up to a step, empty where there is none."""
     found = [record for record in metrics if record["kind"] == kind and record["step"] <= step]
-    if found:
-        yield from ((name, value) for name, value in _numbers(found[-1]) if name != "seconds")
+    return found[-1] if found else {}
 
 
-def _numbers(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+def _numbers(values: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """Yield the plain numbers of a training record, its own step among them."""
     for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _numbers(value, f"{prefix}{name}.")
-        elif isinstance(value, (int, float)) and not isinstance(value, bool):
-            yield f"{prefix}{name}", value
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and name != "seconds":
+            yield name, value
+
+
+def _probe(metrics: list[dict[str, Any]], step: int, own: str) -> dict[str, float]:
+    """Return the run's own estimator in the last probe up to a step: on fresh batches, by network.
+
+    Layers, the fixed batch, intervals and other estimators stay in metrics.jsonl, where SQL finds them.
+    """
+    record = _latest(metrics, "probe", step)
+    blocks = record.get("estimators", {}).get(own, {}).get("fresh", {}).get("blocks", {})
+    values = {
+        f"probe:{block}.{name}": blocks[block][name]["value"]
+        for block in ("total", "generator", "prior")
+        for name in GRADIENT_QUANTITIES
+        if block in blocks and blocks[block].get(name) is not None
+    }
+    return {"probe:step": record["step"]} | values if values else {}
 
 
 def _values(record: Mapping[str, Any]) -> dict[str, Any]:

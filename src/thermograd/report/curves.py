@@ -129,7 +129,7 @@ def temperatures(data: StudyData, looks: dict[str, Look]) -> Plot | Missing:
 
     caption = "Schedules with which training ended, mean over seeds."
     if "expected_log_likelihood" in known:
-        caption += " The area under E_t[l] is the log-evidence."
+        caption += " Where chains have mixed, E_t[l] rises and the area under it is the log-evidence."
     else:
         caption += " E_t[l] itself was not kept while training."
     if "variance_log_likelihood" in known:

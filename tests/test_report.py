@@ -153,6 +153,18 @@ def test_fewer_seeds_are_refused_as_confirmatory():
     assert alone.status == "confirmed", "a single contrast takes 7"
 
 
+def test_a_look_before_the_end_and_runs_added_later_are_exploratory():
+    table = synthetic_table(3, effects={("complete-p3", KD): -60.0})
+    assert conclude(table, CONTRASTS, ARMS).contrasts[0].status == "confirmed"
+    early = conclude(table, CONTRASTS, ARMS, unfinished={"complete-p3"}).contrasts[0]
+    assert early.status == "exploratory"
+    assert "Exploratory: runs of complete-p3 are still to come." in early.sentence
+    later = conclude(table.assign(added=(table["seed"] == 7).astype(int)), CONTRASTS, ARMS).contrasts[0]
+    assert later.status == "exploratory"
+    assert "Exploratory: some of its runs were added after the first." in later.sentence
+    assert math.isnan(later.p_value)
+
+
 def test_what_could_have_been_found_is_at_the_strictest_level():
     result = conclude(synthetic_table(11), CONTRASTS, ARMS).contrasts[1]
     d = np.array(list(result.differences.values()))
@@ -346,7 +358,8 @@ def _write_run(
         if split == "test":
             values["log_evidence"] = 40 + 2 * skill + 0.5 * chance.normal()
         records.append(
-            {"dataset": "digits", "split": split, "step": step, "epoch": step // 20,
+            {"source": "study", "gradient_variance": None, "dataset": "digits", "split": split, "step": step,
+             "epoch": step // 20,
              "values": {name: {"mean": mean, "standard_error": 0.1} for name, mean in values.items()},
              "distances": [distance, {**distance, "value": 0.4, "is_floor": True}]}
         )  # fmt: skip

@@ -22,8 +22,9 @@ from thermograd.build import batch_images, build_model, load_data
 from thermograd.cli import run as run_command_line
 from thermograd.data import batch_order
 from thermograd.errors import InputError
+from thermograd.evaluation import EvaluationSettings, evaluate_run
 from thermograd.resolve import resolve
-from thermograd.run import train_run
+from thermograd.run import load_run, train_run
 from thermograd.study import load_study, query_study, read_study_file, write_tables
 from thermograd.study.arms import evaluations_per_image, expand_arms
 from thermograd.study.attempts import STALE, Claim, birth, claim, host_name, read_attempts
@@ -518,6 +519,37 @@ def test_probes_and_distances_stand_in_their_rows(tiny_study: MakeStudy, finishe
     assert table["floor:kd-x"].fillna(-1).tolist() == [-1, -1, 0.1]
     assert table["probe:prior.chain_variance"].tolist() == [4, 5.5, 5.5]
     assert [name for name in table if "probe:" in name] == ["probe:step", "probe:prior.chain_variance"]
+
+
+def test_a_measurement_of_ones_own_does_not_change_the_study(finished: Path, tmp_path: Path):
+    import shutil
+
+    path = tmp_path / "study"
+    shutil.copytree(finished, path)
+    run = open_study(path).run_folder(open_study(path).runs[0].identity)
+    for seed in (0, 5):
+        settings = EvaluationSettings(extractor="none", num_evidence=0, num_samples=20, seed=seed)
+        evaluate_run(load_run(run), settings)
+    assert len(json.loads((run / "evaluation.json").read_text())) == 3 + 2
+    pd.testing.assert_frame_equal(load_study(path), load_study(finished))
+
+
+def test_a_damaged_study_is_one_line(finished: Path, tmp_path: Path):
+    (tmp_path / "study.json").write_text('{"runs": [')
+    with pytest.raises(InputError, match=r"is damaged: study.json can not be read"):
+        open_study(tmp_path)
+    with pytest.raises(InputError, match="`sql` must be a question with an answer, got ''"):
+        query_study(finished, "")
+
+
+def test_a_metric_that_will_not_be_measured_leaves_no_folder(tiny_study: MakeStudy, tmp_path: Path):
+    contrast = {"name": "x", "a": "vanilla", "b": "complete", "metric": "distance:fd-nothing"}
+    file = tiny_study(evaluation={**EVALUATION, "extractor": "efficientnet"}, contrasts=[contrast])
+    (tmp_path / "study.yaml").write_text(json.dumps(file))
+    for verb in ("run", "add"):
+        words = ["study", verb, str(tmp_path / "study.yaml"), "--out", str(tmp_path / "out")]
+        assert run_command_line(words) == 2
+    assert not (tmp_path / "out").exists()
 
 
 def test_sql_over_the_folders(finished: Path):

@@ -58,6 +58,7 @@ class EvaluationSettings:
         variant: "full" or "quick" distances.
         seed: of every random stream of the evaluation.
         batch_size: images at once.
+        source: who measures: "command", or "study", whose records are its own and no command replaces them.
     """
 
     split: str = "test"
@@ -70,6 +71,7 @@ class EvaluationSettings:
     variant: Literal["full", "quick"] = "full"
     seed: int = 0
     batch_size: int = 250
+    source: Literal["command", "study"] = "command"
 
 
 def evaluate_run(run: Run, settings: EvaluationSettings | None = None) -> dict[str, Any]:
@@ -88,6 +90,10 @@ def evaluate_run(run: Run, settings: EvaluationSettings | None = None) -> dict[s
         network and in total, as `thermograd variance` gives it).
     """
     settings = settings or EvaluationSettings()
+    if settings.num_gradient_batches in (1, 2):
+        raise InputError(
+            f"`num_gradient_batches` must be 0, or at least 3, got {settings.num_gradient_batches}."
+        )
     splits = {split: run.data(split) for split in ("train", "test")}
     data = splits[settings.split]
     values = _posterior_values(run, data, settings)
@@ -100,6 +106,7 @@ def evaluate_run(run: Run, settings: EvaluationSettings | None = None) -> dict[s
     save_png(image_grid(samples.images[:64]), folder / f"samples_{run.checkpoint.path.name}.png")
     values |= _neighbour_values(run, samples, splits, folder)
     record = {
+        "source": settings.source,
         "dataset": data.name,
         "split": settings.split,
         "num_images": min(settings.num_images, len(data)),
@@ -117,9 +124,9 @@ def evaluate_run(run: Run, settings: EvaluationSettings | None = None) -> dict[s
 
 
 def add_record(folder: Path, record: dict[str, Any]) -> None:
-    """Add a record to evaluation.json, in place of one of the same checkpoint, split, seed and counts."""
+    """Add a record to evaluation.json, in place of one of the same source, checkpoint, split, seed and counts."""
     file = folder / "evaluation.json"
-    key = ("split", "checkpoint", "seed", "num_images", "num_samples")
+    key = ("source", "split", "checkpoint", "seed", "num_images", "num_samples")
     records = [old for old in read_evaluation(folder) if any(old.get(name) != record[name] for name in key)]
     write_atomically(file, json.dumps([*records, record], indent=1))
 

@@ -196,13 +196,13 @@ def only_writer(folder: Path) -> Iterator[None]:
     except ImportError:  # Windows
         yield
         return
-    with (folder / "config.yaml").open() as file:
+    with (folder / "config.yaml").open("r+") as file:  # NFS locks only what may be written
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise InputError(f"`out` {folder} is being trained by another process.") from None
         except OSError as error:
-            if error.errno not in (errno.ENOLCK, errno.ENOTSUP):
+            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EBADF):
                 raise
         yield
 

@@ -1,7 +1,8 @@
 """What the verbs share: options, overrides, and output for people and for machines."""
 
 import json
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,11 +52,20 @@ def parse_value(text: str) -> Any:
 def emit(record: dict[str, Any], as_json: bool, text: str | Callable[[], None]) -> None:
     """Print a result: one JSON object for machines, text for people."""
     if as_json:
-        click.echo(json.dumps(record, default=str))
+        click.echo(json.dumps(_finite(record), default=str, allow_nan=False))
     elif callable(text):
         text()
     else:
         click.echo(text)
+
+
+def _finite(value: Any) -> Any:
+    """Return plain data with None for numbers that JSON does not have."""
+    if isinstance(value, Mapping):
+        return {name: _finite(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def print_table(title: str | None, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

@@ -1,5 +1,6 @@
 """`thermograd study plan | run | status | add | query`."""
 
+import json
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -110,9 +111,11 @@ def run(
     """
     from thermograd.study.file import read_study_file
     from thermograd.study.folder import make_study
+    from thermograd.study.plan import check_metrics, plan_runs
 
     _check_where(workers, scheduler, cluster)
     described = read_study_file(file)
+    check_metrics(described, plan_runs(described))
     folder = make_study(described, out or Path("studies") / described.name)
     _run(folder, workers, scheduler, cluster, attempts, as_json)
 
@@ -134,9 +137,11 @@ def add(
     """
     from thermograd.study.file import read_study_file
     from thermograd.study.folder import extend_study
+    from thermograd.study.plan import check_metrics, plan_runs
 
     _check_where(workers, scheduler, cluster)
     described = read_study_file(file)
+    check_metrics(described, plan_runs(described))
     folder, num_new = extend_study(described, out or Path("studies") / described.name)
     click.echo(f"{num_new} new runs.", err=True)
     _run(folder, workers, scheduler, cluster, attempts, as_json)
@@ -169,7 +174,6 @@ def _run(
         run_study,
     )
     from thermograd.study.folder import is_done
-    from thermograd.study.plan import check_metrics, plan_runs
     from thermograd.study.results import write_tables
     from thermograd.study.work import prepare_features
 
@@ -178,7 +182,6 @@ def _run(
     if all(is_done(folder.run_folder(each.identity), folder.study.evaluation) for each in folder.runs):
         click.echo("All runs are done.", err=True)
     else:
-        check_metrics(folder.study, plan_runs(folder.study))
         prepare_features(folder)
         where: AbstractContextManager[Any]
         if scheduler is not None:
@@ -226,7 +229,7 @@ def status(folder: Path, watch: bool, as_json: bool) -> None:
             click.clear()
         emit(record, as_json, partial(_print_status, record))
         counts = record["counts"]
-        if not watch or counts["done"] + counts["failed"] == len(record["runs"]):
+        if not watch or not counts["running"]:
             return
         time.sleep(2)
 
@@ -254,15 +257,19 @@ def _print_status(record: dict[str, Any]) -> None:
 @folder_argument
 @click.argument("sql")
 @click.option("--out", type=path, help="Write the answer as .csv or .parquet.")
-def query(folder: Path, sql: str, out: Path | None) -> None:
+@json_option
+def query(folder: Path, sql: str, out: Path | None, as_json: bool) -> None:
     """Answer SQL over the study in DIR with DuckDB; `results` and `metrics` are its tables."""
     from thermograd.study.results import query_study
 
     if out is not None and out.suffix not in (".csv", ".parquet"):
         raise InputError(f"`--out` must end in .csv or .parquet, got {out}.")
     frame = query_study(folder, sql)
+    if out is not None and not out.parent.is_dir():
+        raise InputError(f"`--out` {out}: the folder {out.parent} does not exist.")
     if out is None:
-        click.echo(frame.to_string(index=False))
+        rows = json.loads(frame.to_json(orient="records"))
+        emit({"rows": rows}, as_json, frame.to_string(index=False))
     elif out.suffix == ".csv":
         frame.to_csv(out, index=False)
     else:

@@ -36,6 +36,15 @@ QUANTITIES = {
 }
 """What is kept of a probe, and what to call it."""
 
+AGAINST_REFERENCE = {
+    "squared_bias",
+    "relative_squared_bias",
+    "mean_square_error",
+    "relative_mean_square_error",
+    "reference_mean_square",
+}
+"""Quantities that take a reference gradient, which `thermograd variance` has and a probe has not."""
+
 SAMPLES = re.compile(r"samples_epoch_(\d+)\.png")
 
 
@@ -90,6 +99,7 @@ class StudyData:
     arm_settings: "pd.DataFrame"
     counts: tuple[int, int]
     failed: tuple[str, ...]
+    unfinished: frozenset[str]
 
 
 def collect(path: Path) -> StudyData:
@@ -134,6 +144,9 @@ def collect(path: Path) -> StudyData:
             for row in rows
             if row["state"] != "done"
         ),
+        unfinished=frozenset(
+            row["arm"] for row in rows if row["state"] in ("waiting", "running", "interrupted")
+        ),
     )
 
 
@@ -150,12 +163,20 @@ def with_probes(table: "pd.DataFrame", probes: "pd.DataFrame") -> "pd.DataFrame"
     names = list(QUANTITIES)
     extra = []
     for run, step in zip(table["run"], table["step"], strict=True):
-        found = probes[
-            (probes["run"] == run) & (probes["network"] == "total") & (probes["step"] <= step)
-        ].sort_values("step")
+        found = probes[(probes["run"] == run) & (probes["network"] == "total") & (probes["step"] <= step)]
         # The last finite number of each: bias is measured more seldom than variance.
-        extra.append({name: _last(found[name]) for name in names})
+        extra.append({name: _last(of_source(found, name)[name]) for name in names})
     return pd.concat([table.reset_index(drop=True), pd.DataFrame(extra, columns=names)], axis=1)
+
+
+def of_source(rows: "pd.DataFrame", name: str) -> "pd.DataFrame":
+    """Return the rows that tell a quantity, by step: variance from probes where there are any, bias from references.
+
+    A reference is measured apart, most often with batches and chains of other numbers than the run's.
+    """
+    rows = rows.dropna(subset=[name]).sort_values("step", kind="stable")
+    own = rows[rows["source"] == ("reference" if name in AGAINST_REFERENCE else "probe")]
+    return own if len(own) else rows
 
 
 def _last(values: "pd.Series") -> float:

@@ -8,7 +8,7 @@ intervals, unclaimed.
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -52,6 +52,7 @@ class ContrastResult:
         detectable: the smallest difference that four of five such studies find.
         needed: seeds that confirmation takes.
         floor: difference of the placebo from vanilla, or None without a placebo.
+        reason: why it is exploratory, in words; empty where it is not.
         sentence: all of this in words.
     """
 
@@ -64,6 +65,7 @@ class ContrastResult:
     detectable: float
     needed: int
     floor: Interval | None
+    reason: str = ""
     sentence: str = ""
 
 
@@ -94,7 +96,10 @@ class Conclusions:
 
 
 def conclude(
-    table: "pd.DataFrame", contrasts: Sequence[Contrast], arms: Mapping[str, str | None]
+    table: "pd.DataFrame",
+    contrasts: Sequence[Contrast],
+    arms: Mapping[str, str | None],
+    unfinished: Collection[str] = (),
 ) -> Conclusions:
     """Return what a table says.
 
@@ -102,10 +107,13 @@ def conclude(
         table: of `collect`; needs arm, seed, step, split, is_final and the metrics.
         contrasts: named beforehand.
         arms: name -> kind of arm that came ready, or None.
+        unfinished: arms with runs still to come, whose contrasts wait: a test at each look would find too much.
     """
     baselines = {arm: baseline(arm, arms) for arm in arms}
     metric = main_distance(table, contrasts)
-    return Conclusions(tuple(_contrast_results(table, contrasts, arms)), _associate(table, metric), baselines)
+    return Conclusions(
+        tuple(_contrast_results(table, contrasts, arms, unfinished)), _associate(table, metric), baselines
+    )
 
 
 def final_values(table: "pd.DataFrame", metric: str) -> Values:
@@ -169,7 +177,10 @@ def main_distance(table: "pd.DataFrame", contrasts: Sequence[Contrast]) -> str |
 
 
 def _contrast_results(
-    table: "pd.DataFrame", contrasts: Sequence[Contrast], arms: Mapping[str, str | None]
+    table: "pd.DataFrame",
+    contrasts: Sequence[Contrast],
+    arms: Mapping[str, str | None],
+    unfinished: Collection[str],
 ) -> list[ContrastResult]:
     if not contrasts:
         return []
@@ -178,19 +189,20 @@ def _contrast_results(
     for contrast in contrasts:
         values = final_values(table, contrast.metric)
         differences = paired(values, contrast.a, contrast.b)
-        measured.append((contrast, differences, noise_floor(values, arms, contrast.b)))
-    # Contrasts with too few seeds are not tested, and still count among the hypotheses.
+        reason = _why_exploratory(table, contrast, len(differences), needed, unfinished)
+        measured.append((contrast, differences, noise_floor(values, arms, contrast.b), reason))
+    # Contrasts that are exploratory are not tested, and still count among the hypotheses.
     p_values = [
-        float(sign_flip_p_value(np.array(list(d.values())))) if len(d) >= needed else math.nan
-        for _, d, _ in measured
+        math.nan if reason else float(sign_flip_p_value(np.array(list(d.values()))))
+        for _, d, _, reason in measured
     ]
     results = []
-    for (contrast, differences, floor), p, adjusted in zip(
+    for (contrast, differences, floor, reason), p, adjusted in zip(
         measured, p_values, holm(np.array(p_values)), strict=True
     ):
         array = np.array(list(differences.values()))
         status: Status = "confirmed" if adjusted <= LEVEL else "no difference found"
-        if len(differences) < needed:
+        if reason:
             status = "exploratory" if differences else "not measured"
         result = ContrastResult(
             contrast,
@@ -202,9 +214,24 @@ def _contrast_results(
             detectable_difference(array, LEVEL / len(contrasts)),
             needed,
             floor,
+            reason,
         )
         results.append(ContrastResult(**{**vars(result), "sentence": contrast_sentence(result)}))
     return results
+
+
+def _why_exploratory(
+    table: "pd.DataFrame", contrast: Contrast, num_seeds: int, needed: int, unfinished: Collection[str]
+) -> str:
+    """Return why a contrast can not be confirmed; empty where it can."""
+    if num_seeds < needed:
+        return f"{num_seeds} of the {needed} seeds that confirmation takes"
+    sides = (contrast.a, contrast.b)
+    if waiting := [arm for arm in sides if arm in unfinished]:
+        return f"runs of {' and '.join(waiting)} are still to come"
+    if "added" in table and (table["added"][table["arm"].isin(sides)] > 0).any():
+        return "some of its runs were added after the first"
+    return ""
 
 
 # --- association ---

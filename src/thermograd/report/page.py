@@ -42,7 +42,7 @@ def write_report(folder: Path | str) -> Path:
 
     folder = Path(folder)
     data = collect(folder)
-    conclusions = conclude(data.table, data.contrasts, data.arms)
+    conclusions = conclude(data.table, data.contrasts, data.arms, data.unfinished)
     out = folder / "report"
     out.mkdir(exist_ok=True)
     tables = all_tables(data, conclusions)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from thermograd.report.collect import NETWORKS, QUANTITIES, StudyData
+from thermograd.report.collect import NETWORKS, QUANTITIES, StudyData, of_source
 from thermograd.report.conclusions import Conclusions, baseline, final_values, noise_floor, paired
 from thermograd.statistics import Interval, mean_interval
 
@@ -79,8 +79,7 @@ def gradients(probes: "pd.DataFrame", arms: Mapping[str, str | None]) -> "pd.Dat
     for (arm, network), group in probes.groupby(["arm", "network"], sort=False):
         row: dict[str, object] = {"arm": arm, "network": network, "seeds": group["run"].nunique()}
         for name in QUANTITIES:
-            known = group.dropna(subset=[name]).sort_values("step")
-            last = known.groupby("run", sort=False)[name].last().to_numpy(dtype=float)
+            last = of_source(group, name).groupby("run", sort=False)[name].last().to_numpy(dtype=float)
             if len(last):
                 row |= _columns(mean_interval(last), name)
         rows.append(row)

@@ -77,9 +77,7 @@ def contrast_sentence(result: "ContrastResult") -> str:
             f"{number(interval.value)} ({ends}; {test}). {_could_have_been(result.detectable)}"
         )
     else:
-        text = (
-            f"{c.name}: {said}). Exploratory: {seeds} of the {result.needed} seeds that confirmation takes."
-        )
+        text = f"{c.name}: {said}). Exploratory: {result.reason}."
     return f"{text} {_floor_sentence(result.floor)}"
 
 
@@ -117,6 +115,8 @@ def association_sentence(found: Association, metric: str, given_bias: bool, is_f
     given = "arm, epoch and bias" if given_bias else "arm and epoch but not bias, which few checkpoints have"
     about = f"the variance of the gradient and the {label(metric)}, given {given}"
     if not math.isfinite(found.correlation):
+        if found.num_blocks >= 3:
+            return f"An association between {about} can not be told: one of them does not vary."
         return f"An association between {about} takes at least 3 seeds of both, and there are {found.num_blocks}."
     interval = (
         f", 95 % interval {number(found.low)} to {number(found.high)}" if math.isfinite(found.low) else ""
@@ -126,7 +126,8 @@ def association_sentence(found: Association, metric: str, given_bias: bool, is_f
         f"p = {_p(found.p_value)}; exploratory"
     )
     if not is_found:
-        return f"No association found between {about} ({numbers})."
+        few = " With fewer than 5 seeds none could be found at 1 %." if found.num_blocks < 5 else ""
+        return f"No association found between {about} ({numbers}).{few}"
     which = "larger" if found.correlation > 0 else "smaller"
     return (
         f"Within an arm and epoch, runs whose gradient has more variance have a {which} {label(metric)}: "

@@ -81,10 +81,15 @@ class Claim:
 
     def _beat(self) -> None:
         while not self._over.wait(HEARTBEAT):
-            # After a long sleep (a suspended machine) another may have taken over; two must not write on.
-            if time.time() - self.file.stat().st_mtime > STALE and self._was_taken_over():
-                os._exit(1)
-            os.utime(self.file)
+            try:
+                # After a long sleep (a suspended machine) another may have taken over; two must not write on.
+                if time.time() - self.file.stat().st_mtime > STALE and self._was_taken_over():
+                    os._exit(1)
+                os.utime(self.file)
+            except (
+                OSError
+            ):  # a network file system that does not answer for a moment: the next beat asks again
+                continue
 
     def _was_taken_over(self) -> bool:
         return any(attempt.number > int(self.file.stem) for attempt in read_attempts(self.file.parent))

@@ -131,8 +131,13 @@ def open_study(path: Path) -> StudyFolder:
     """
     if not (path / "study.json").is_file():
         raise InputError(f"`study` {path} is not a study folder: it has no study.json.")
-    held = json.loads((path / "study.json").read_text())
-    return StudyFolder(path, parse_study(held["study"]), tuple(StudyRun(**run) for run in held["runs"]))
+    try:
+        held = json.loads((path / "study.json").read_text())
+        runs = tuple(StudyRun(**run) for run in held["runs"])
+        study = held["study"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"`study` {path} is damaged: study.json can not be read ({error}).") from None
+    return StudyFolder(path, parse_study(study), runs)
 
 
 def _begun() -> set[str]:
@@ -190,10 +195,13 @@ def is_done(folder: Path, evaluation: EvaluationConfig) -> bool:
 
 
 def has_record(folder: Path, split: str, step: int) -> bool:
-    """Return whether evaluation.json holds a measurement of a checkpoint on a split."""
+    """Return whether evaluation.json holds the study's measurement of a checkpoint on a split."""
     file = folder / "evaluation.json"
     records = json.loads(file.read_text()) if file.is_file() else []
-    return any(record["split"] == split and record["step"] == step for record in records)
+    return any(
+        record["source"] == "study" and record["split"] == split and record["step"] == step
+        for record in records
+    )
 
 
 def read_status(folder: Path) -> dict[str, Any]:

@@ -80,7 +80,10 @@ def query_study(path: Path | str, sql: str) -> "pd.DataFrame":
                 f"FROM read_json([{names}], format = 'newline_delimited', union_by_name = true, "
                 "ignore_errors = true, filename = true)"
             )
-        return connection.sql(sql).df()
+        answer = connection.sql(sql)
+        if answer is None:
+            raise InputError(f"`sql` must be a question with an answer, got {sql!r}.")
+        return answer.df()
     except duckdb.Error as error:
         raise InputError(f"`sql` is refused: {' '.join(str(error).split())}") from None
     finally:
@@ -93,7 +96,7 @@ def _rows(folder: StudyFolder, run: StudyRun) -> Iterator[dict[str, Any]]:
 
     run_folder = folder.run_folder(run.identity)
     metrics = read_metrics(run_folder)
-    records = read_evaluation(run_folder)
+    records = [record for record in read_evaluation(run_folder) if record["source"] == "study"]
     for record in sorted(records, key=lambda record: (record["step"], record["split"] == "test")):
         step = record["step"]
         yield {

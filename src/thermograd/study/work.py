@@ -138,6 +138,7 @@ def _measure(run: Any, split: str, evaluation: EvaluationConfig) -> None:
         weights=evaluation.weights,
         variant=evaluation.variant if at_the_end else "quick",
         seed=run.config.seed,
+        source="study",
     )
     evaluate_run(run, settings)
 

@@ -14,14 +14,13 @@ import torch
 from conftest import LADDER
 from thermograd import cli
 from thermograd.build import batch_images, build_model, load_data
-from thermograd.config import RunConfig
+from thermograd.config import RunConfig, evaluations_per_image
 from thermograd.errors import InputError
 from thermograd.gradients import ESTIMATORS
 from thermograd.probe import (
     Changes,
     Probe,
     estimator_config,
-    evaluations_per_image,
     make_samplers,
     measure_batches,
     random_batches,

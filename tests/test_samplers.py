@@ -14,6 +14,7 @@ from thermograd.errors import InputError
 from thermograd.models.energy import EnergyNetwork
 from thermograd.models.latent_ebm import LatentEBM
 from thermograd.models.latent_model import LatentModel
+from thermograd.models.linear_gaussian import LinearGaussian
 from thermograd.samplers.ladder import Ladder, sample_ladder, sample_prior
 from thermograd.samplers.langevin import ULA
 from thermograd.samplers.mala import MALA, adapted_step_size
@@ -612,3 +613,28 @@ def test_ladder_is_frozen():
     ladder = Ladder(GOOD, torch.zeros(3, 1, 1, 2), torch.zeros(3, 1, 1), torch.zeros(3, 1, 1))
     with pytest.raises(AttributeError):
         ladder.latents = torch.ones(1)
+
+
+@pytest.mark.parametrize("first_parity", [0, 1])
+def test_the_first_pairs_to_swap_are_those_asked_for(first_parity: int):
+    """Chains that hardly move show by where they stand which rungs swapped."""
+    twin = LinearGaussian.random(2, 3, 0.5, 1.0, seed=0)
+    start = torch.arange(4.0, dtype=torch.float64).view(4, 1, 1, 1).expand(4, 1, 64, 2) * 1e-6
+    ladder = sample_ladder(
+        twin,
+        torch.zeros(64, 3, dtype=torch.float64),
+        torch.tensor([0, 1 / 3, 2 / 3, 1], dtype=torch.float64),
+        ULA(1e-12),
+        1,
+        1,
+        "persistent",
+        torch.Generator().manual_seed(1),
+        exchange_rungs=True,
+        first_parity=first_parity,
+        initial_latents=start,
+    )
+    came_from = (ladder.latents[:, 0, :, 0] * 1e6).round().long()
+    partners = {0: [1, 0, 3, 2], 1: [0, 2, 1, 3]}[first_parity]
+    for rung, partner in enumerate(partners):
+        assert set(came_from[rung].tolist()) <= {rung, partner}
+    assert (came_from[2] == partners[2]).any()

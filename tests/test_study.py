@@ -20,13 +20,14 @@ import torch
 from conftest import TINY
 from thermograd.build import batch_images, build_model, load_data
 from thermograd.cli import run as run_command_line
+from thermograd.config import evaluations_per_image
 from thermograd.data import batch_order
 from thermograd.errors import InputError
 from thermograd.evaluation import EvaluationSettings, evaluate_run
 from thermograd.resolve import resolve
 from thermograd.run import load_run, train_run
 from thermograd.study import load_study, query_study, read_study_file, write_tables
-from thermograd.study.arms import evaluations_per_image, expand_arms
+from thermograd.study.arms import expand_arms
 from thermograd.study.attempts import STALE, Claim, birth, claim, host_name, read_attempts
 from thermograd.study.engine import read_cluster_file
 from thermograd.study.file import parse_study, ready_studies

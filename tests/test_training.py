@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from thermograd import training
 from thermograd.build import build_model
 from thermograd.config import RunConfig
 from thermograd.data import batch_order
@@ -388,6 +389,25 @@ def test_a_rung_without_chains_keeps_its_step_size(tiny_config: MakeConfig):
     run_steps(trainer, 5)
     assert trainer.step_sizes[0] == first[0]
     assert (trainer.step_sizes[1:] != first[1:]).all()
+
+
+@pytest.mark.parametrize(("num_steps", "wanted"), [(1, [0, 1, 0, 1]), (2, [0, 0, 0, 0]), (3, [0, 1, 0, 1])])
+def test_pairs_that_swap_alternate_from_visit_to_visit(
+    num_steps: int, wanted: list[int], tiny_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+):
+    """NEW: odd swaps never fire. Counted anew at each visit, a single step would swap even pairs alone."""
+    seen: list[int] = []
+    original = training.sample_ladder
+
+    def record(*arguments: Any, **words: Any) -> Any:
+        seen.append(words["first_parity"])
+        return original(*arguments, **words)
+
+    monkeypatch.setattr(training, "sample_ladder", record)
+    words = {"gradient.estimator": "thermodynamic-detached", "gradient.num_rungs": 4}
+    words |= {"posterior_chains.exchange": True, "posterior_chains.num_steps": num_steps}
+    run_steps(trainer_of(tiny_config(words)), 4)
+    assert seen == wanted
 
 
 def test_num_evaluations_counts_what_the_posterior_costs(tiny_config: MakeConfig):

@@ -55,7 +55,7 @@ def resolve_device(name: str) -> torch.device:
         InputError: an unknown device, or one that this machine lacks.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return resolve_device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -66,6 +66,10 @@ def resolve_device(name: str) -> torch.device:
         raise InputError(
             f"`compute.device` {name!r} is not there: this machine has {torch.cuda.device_count()} GPUs."
         )
+    if device.type == "cuda":
+        # Convolutions in float32 as on a CPU, and the same numbers in each run.
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cudnn.deterministic = True
     return device
 
 

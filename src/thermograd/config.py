@@ -155,6 +155,11 @@ class GradientConfig(Section):
         """Return the fewest chains M: two for a covariance, and twice as many for two halves of them."""
         return (2 if estimator.endswith("-complete") or not contrast else 1) * (2 if noisy else 1)
 
+    @property
+    def needs_ladder(self) -> bool:
+        """Return whether each image needs draws of its own at t = 0."""
+        return self.estimator != "maximum-likelihood" or self.prior_rule != "contrast"
+
     @model_validator(mode="after")
     def _check(self) -> "GradientConfig":
         noisy = bool(self.noise_multiplier)
@@ -285,7 +290,7 @@ class RunConfig(Section):
                 f"`prior_chains.num_chains` must be even for a noise_multiplier, got {self.prior_chains.num_chains}"
             )
         dealt = self.gradient.num_chains * self.training.batch_size
-        if self.gradient.num_rungs > 2 and self.prior_chains.num_chains not in (None, dealt):
+        if self.gradient.needs_ladder and self.prior_chains.num_chains not in (None, dealt):
             raise ValueError(
                 f"`prior_chains.num_chains` must be null or {dealt}, one a chain and image, with a ladder, "
                 f"got {self.prior_chains.num_chains}"
@@ -301,3 +306,17 @@ class RunConfig(Section):
     def to_yaml(self) -> str:
         """Return the config as YAML, in the order of its fields."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+def evaluations_per_image(config: RunConfig) -> int:
+    """Return the generator evaluations of a training step's chains, for each image of the batch.
+
+    M (S_0 + S R + D) with M chains, S steps on each of R rungs that run chains, S_0 evaluations to begin
+    (R, or 1 + R per step of the annealed start) and D = 1 where draws of the prior are dealt out to the
+    images. It is what `Ladder.num_evaluations` counts; the backward pass over the ladder is not in it.
+    """
+    gradient, chains = config.gradient, config.posterior_chains
+    num_rungs = gradient.num_rungs if chains.exchange else gradient.num_rungs - 1
+    dealt = int(gradient.needs_ladder and not chains.exchange)
+    begin = 1 + num_rungs * chains.num_start_steps if chains.start == "annealed" else num_rungs
+    return gradient.num_chains * (begin + num_rungs * chains.num_steps + dealt)

@@ -99,16 +99,6 @@ def estimator_config(config: RunConfig, estimator: str, changes: Changes) -> Run
     return validate_config(values)
 
 
-def evaluations_per_image(config: RunConfig) -> int:
-    """Return the generator evaluations that one gradient takes for each image."""
-    gradient, chains = config.gradient, config.posterior_chains
-    num_running = gradient.num_rungs - (0 if chains.exchange else 1)
-    begin = 1 + num_running * chains.num_start_steps if chains.start == "annealed" else num_running
-    # Draws of the prior dealt out to the images are evaluated once.
-    dealt = int(gradient.num_rungs > 2 and not chains.exchange)
-    return gradient.num_chains * (num_running * chains.num_steps + begin + dealt)
-
-
 @dataclass
 class Sampler:
     """One kind of ladder, and the estimators that are read off it."""

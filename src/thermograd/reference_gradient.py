@@ -66,10 +66,8 @@ class ReferenceSettings:
         for name, least in (("num_rungs", 2), ("num_chains", 2), ("num_burn_in", 0), ("every", 1)):
             if getattr(self, name) < least:
                 raise InputError(f"`{name}` must be at least {least}, got {getattr(self, name)}.")
-        if self.num_steps < 2 * self.every:
-            raise InputError(
-                f"`num_steps` must be at least {2 * self.every}, two draws apart, got {self.num_steps}."
-            )
+        if self.num_steps < (least := max(4, 2 * self.every)):
+            raise InputError(f"`num_steps` must be at least {least}, two draws apart, got {self.num_steps}.")
 
     @property
     def num_evaluations(self) -> int:
@@ -112,6 +110,7 @@ def reference_gradient(
             generator,
             num_burn_in=settings.num_burn_in if segment == 0 else 0,
             exchange_rungs=True,
+            first_parity=segment * settings.every % 2,
             initial_latents=None if ladder is None else ladder.latents,
             chunk_size=chunk_size,
             trace=True,

@@ -142,7 +142,7 @@ def train_run(
         write_status(folder, "running", step, loop.num_steps)
         try:
             finished = loop.run(should_stop)
-        except (RunError, MemoryError) as error:
+        except (RunError, InputError, MemoryError, torch.OutOfMemoryError) as error:
             write_status(folder, "failed", loop.step, loop.num_steps, cause=str(error))
             last, _ = load_last(folder / "checkpoints")
             where = "none was written yet" if last is None else str(last.path)

@@ -199,6 +199,7 @@ class Trainer:
             self._chain_stream(f"{name}posterior-chains", step),
             num_start_steps=chains.num_start_steps,
             exchange_rungs=chains.exchange,
+            first_parity=step * chains.num_steps % 2,
             shared_prior=self.shared_prior,
             prior_latents=None if prior is None else prior.latents,
             initial_latents=None if self.stored is None else self.stored[index].permute(1, 2, 0, 3),

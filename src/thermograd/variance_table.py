@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from thermograd.build import batch_images
-from thermograd.config import RunConfig
+from thermograd.config import RunConfig, evaluations_per_image
 from thermograd.errors import InputError
 from thermograd.files import write_atomically
 from thermograd.gradients import ESTIMATORS
@@ -20,7 +20,6 @@ from thermograd.probe import (
     Changes,
     describe,
     estimator_config,
-    evaluations_per_image,
     make_samplers,
     measure_batches,
     random_batches,
@@ -240,10 +239,17 @@ def _evaluations_a_second(own: Trainer) -> float:
     z = own.model.sample_base((8, 64), stream(0, "probe-timing", 0, own.device))
     x = z.new_zeros(64, *own.model.image_shape)
     own.model.evaluate(x, z)
-    begun = time.perf_counter()
+    begun = _clock(own.device)
     for _ in range(2):
         own.model.evaluate(x, z)
-    return 2 * 512 / (time.perf_counter() - begun)
+    return 2 * 512 / (_clock(own.device) - begun)
+
+
+def _clock(device: torch.device) -> float:
+    """Return seconds on a clock, once a GPU has done its work."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 def rows_of(record: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -62,7 +62,7 @@ class FeatureExtractor(nn.Module, ABC):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return features (N, F), float32, of images (N, C, H, W): uint8, or float in [-1, 1], rounded."""
-        images = to_bytes(images)
+        images = to_bytes(images).to(next(self.parameters()).device)
         self.grey_conversion(images.shape[1])
         with torch.inference_mode():
             return self.features(images.expand(-1, self.num_channels, -1, -1))

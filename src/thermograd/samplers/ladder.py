@@ -172,6 +172,7 @@ def sample_ladder(
     num_burn_in: int = 0,
     num_start_steps: int = 1,
     exchange_rungs: bool = False,
+    first_parity: int = 0,
     shared_prior: bool = False,
     prior_latents: Tensor | None = None,
     initial_latents: Tensor | None = None,
@@ -195,6 +196,8 @@ def sample_ladder(
         num_burn_in: steps before, in which MALA's step sizes adapt on each rung; they are frozen afterwards.
         num_start_steps: steps on each rung of the annealed start.
         exchange_rungs: let neighbouring rungs swap states after each step.
+        first_parity: of the pairs that swap after the first step; where chains go on from another call, the number of
+            steps before it, since a state crosses the ladder only if even and odd pairs alternate.
         shared_prior: hold no rung at t = 0 for each image: `prior_latents` stand for it (maximum likelihood).
         prior_latents: (M0, d) draws of the prior. Where each image needs draws at t = 0, rungs do not
             exchange and no trace is kept, M0 = M * B of them are dealt out to the images instead of running
@@ -232,7 +235,8 @@ def sample_ladder(
         )
     lowest = 1 if shared_prior or dealt is not None else 0  # rungs below it run no chain
     target = Target(model, x, chunk_size)
-    run = _Run(target, t[lowest:], replace(kernel, step_size=step_sizes[lowest:]), exchange_rungs, generator)
+    kernel = replace(kernel, step_size=step_sizes[lowest:])
+    run = _Run(target, t[lowest:], kernel, exchange_rungs, first_parity, generator)
     shape = (len(t) - lowest, num_chains, len(x))
     state = run.begin(shape, start, num_start_steps, prior_latents, initial_latents)
     for step in range(num_burn_in):
@@ -253,11 +257,17 @@ class _Run:
     """The rungs that run chains, and what is counted while they run."""
 
     def __init__(
-        self, target: Target, t: Tensor, kernel: Kernel, exchange_rungs: bool, generator: torch.Generator
+        self,
+        target: Target,
+        t: Tensor,
+        kernel: Kernel,
+        exchange_rungs: bool,
+        first_parity: int,
+        generator: torch.Generator,
     ):
         self.target, self.t, self.kernel = target, t, kernel
         self.step_sizes = torch.as_tensor(kernel.step_size)
-        self.exchange_rungs, self.generator = exchange_rungs, generator
+        self.exchange_rungs, self.first_parity, self.generator = exchange_rungs, first_parity, generator
         self.num_evaluated = 0
         self.reset_counters()
 
@@ -325,7 +335,9 @@ class _Run:
         acceptance = info.acceptance.mean((1, 2))
         self.acceptance += acceptance
         if self.exchange_rungs:
-            state, source, probability = exchange(state, self.t, self.num_steps % 2, self.generator)
+            state, source, probability = exchange(
+                state, self.t, (self.first_parity + self.num_steps) % 2, self.generator
+            )
             self.swap_probability += probability.mean((1, 2))
             if self.trips is None:
                 self.trips = RoundTrips(source)

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from thermograd.config import RunConfig
 from thermograd.study.file import ArmConfig, StudyFile
 
 DEFAULTS: dict[str, Any] = {"compute.num_threads": 1}
@@ -102,18 +101,3 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         dotted = f"{prefix}{name}"
         flat |= flatten(value, f"{dotted}.") if isinstance(value, Mapping) else {dotted: value}
     return flat
-
-
-def evaluations_per_image(config: RunConfig) -> int:
-    """Return the generator evaluations of a training step's chains, for each image of the batch.
-
-    M (S_0 + S R + D) with M chains, S steps on each of R rungs that run chains, S_0 evaluations to begin
-    (R, or 1 + R per step of the annealed start) and D = 1 where draws of the prior are dealt out to the
-    images. It is what `Ladder.num_evaluations` counts; the backward pass over the ladder is not in it.
-    """
-    gradient, chains = config.gradient, config.posterior_chains
-    own_prior_rung = gradient.estimator != "maximum-likelihood" or gradient.prior_rule != "contrast"
-    num_rungs = gradient.num_rungs if chains.exchange else gradient.num_rungs - 1
-    dealt = 1 if own_prior_rung and not chains.exchange else 0
-    begin = 1 + num_rungs * chains.num_start_steps if chains.start == "annealed" else num_rungs
-    return gradient.num_chains * (begin + num_rungs * chains.num_steps + dealt)

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from thermograd.config import RunConfig
+from thermograd.config import RunConfig, evaluations_per_image
 from thermograd.errors import InputError
 from thermograd.resolve import nearest, resolve
-from thermograd.study.arms import Arm, evaluations_per_image, expand_arms
+from thermograd.study.arms import Arm, expand_arms
 from thermograd.study.file import StudyFile
 
 if TYPE_CHECKING:

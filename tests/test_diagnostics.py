@@ -1,6 +1,7 @@
 """Diagnostics of chains, against closed forms of autoregressions and known failures."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -137,6 +138,25 @@ def test_ladder_warnings_name_what_is_wrong():
     assert warnings[0].startswith("R-hat exceeds 1.1 for 16.7% of rungs and images (worst")
     assert "t = 0.5" in warnings[0]
     assert warnings[1].startswith("swap rate 0.010 between t = 0.5 and 1 is below 0.05")
+
+
+def test_a_chain_that_never_moves_is_told():
+    """Its R-hat is 1 and its error 0, so nothing else would tell."""
+    trace = autoregression(0.0, 20, 3, 1, 4, seed=9)
+    trace[:, 2, 0, 1] = 7.0
+    stuck = ladder_of(trace, None)
+    assert float(r_hat(trace[:, 2])[1]) == 1
+    assert float(monte_carlo_error(trace[:, 2])[1]) == 0
+    (line,) = [line for line in ladder_warnings(stuck) if "never moved" in line]
+    assert line.startswith("25.0% of chains never moved at t = 1,")
+
+
+def test_low_acceptance_is_told():
+    ladder = replace(
+        ladder_of(autoregression(0.0, 200, 3, 2, 2, seed=8), None), acceptance=torch.tensor([0.6, 0.04, 0.3])
+    )
+    (line,) = ladder_warnings(ladder)
+    assert line.startswith("acceptance 0.040 at t = 0.5 is below 0.05")
 
 
 def test_quadrature_warning():

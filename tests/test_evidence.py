@@ -294,6 +294,31 @@ def test_annealed_weights_are_unbiased():
     assert tempered.lower is None  # two lower bounds do not subtract to a bound
 
 
+def test_the_partition_is_annealed_with_the_prior_s_step_size(monkeypatch: pytest.MonkeyPatch):
+    """Steps fit for the posterior are short, and no likelihood narrows the path from the base to the prior."""
+    model, x, _ = curved()
+    used = []
+
+    def record(model, t, kernel, *args, **kwargs):
+        used.append(float(kernel.step_size))
+        return log_partition(model, t, kernel, *args, **kwargs)
+
+    monkeypatch.setattr("thermograd.evidence.annealing.log_partition", record)
+    sizes = torch.tensor([0.8, 0.1, 0.01, 0.01])
+    annealed_importance_sampling(model, x, power_schedule(4, 2.0), MALA(sizes), 4, seeded(25))
+    assert used == [pytest.approx(0.8)]
+
+
+def test_weights_that_spread_are_told_for_the_partition_as_well():
+    model = LinearGaussian.random(3, 6, 0.01, 0.6, 17, torch.tensor([60.0, -0.4, 80.0]))
+    x = torch.zeros(1, 6, dtype=torch.float64)
+    result = annealed_importance_sampling(model, x, linear_schedule(3), MALA(0.01), 50, seeded(26))
+    assert [line.split(" have ")[0] for line in result.warnings] == [
+        "log weights of annealing",
+        "log weights of annealing towards log Z_a",
+    ]
+
+
 def test_log_partition_is_unbiased_and_costs_no_generator():
     model, _, _ = curved()
     result = log_partition(model, linear_schedule(8), MALA(0.8), 4000, seeded(23))

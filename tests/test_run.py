@@ -23,7 +23,7 @@ from thermograd.config import RunConfig
 from thermograd.errors import InputError, RunError
 from thermograd.evaluation import EvaluationSettings, evaluate_run
 from thermograd.generation import sample_images
-from thermograd.run import load_run, train_run
+from thermograd.run import adapted_prior_chains, load_run, train_run
 from thermograd.run_folder import read_metrics
 from thermograd.training import Trainer
 
@@ -537,7 +537,30 @@ def test_swap_rates_too_low_are_told_at_the_end_of_an_epoch(tmp_path, tiny_confi
     low = [record["step"] for record in ends if min(record["swap_rate"]) < 0.05]
     assert len(ends) == 4
     assert low
-    assert [f"warning: step {step}:" in line for step, line in zip(low, messages, strict=True)] == [
-        True
-    ] * len(low)
-    assert all("is below 0.05" in line for line in messages)
+    told = [line for line in messages if "swap rate" in line]
+    assert [line.split(": swap rate")[0] for line in told] == [f"warning: step {step}" for step in low]
+    assert all("is below 0.05" in line for line in told)
+
+
+def test_samples_take_the_step_size_that_mala_adapted(tiny_config: MakeConfig, tmp_path: Path):
+    config = tiny_config({**VANILLA, "prior_chains.kernel": "mala", "prior_chains.step_size": 0.01})
+    train_run(config, tmp_path / "run")
+    run = load_run(tmp_path / "run")
+    adapted = float(run.checkpoint.parts["training_state"]["prior_step_size"])
+    assert adapted != pytest.approx(0.01)
+    assert run.prior_chains == config.prior_chains.model_copy(update={"step_size": adapted})
+    assert load_run(tmp_path / "run").config == config
+    with_ula = tiny_config(VANILLA)
+    assert adapted_prior_chains(with_ula, torch.tensor(0.3)) == with_ula.prior_chains
+
+
+def test_a_run_that_goes_on_on_another_device_is_told(tiny_config: MakeConfig, tmp_path: Path):
+    config, messages = tiny_config(VANILLA), []
+    train_run(config, tmp_path / "run", should_stop=stop_after(2))
+    train_run(config, tmp_path / "run", should_stop=stop_after(1), on_message=messages.append)
+    assert not [line for line in messages if "began on" in line]
+    file = tmp_path / "run" / "environment.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "device": "cuda:0"}))
+    train_run(config, tmp_path / "run", on_message=messages.append)
+    (line,) = [line for line in messages if "began on" in line]
+    assert line.startswith("warning: this run began on cuda and goes on on cpu")

@@ -213,3 +213,10 @@ BAD_CALLS = [
 def test_bad_input_is_named(call, message):
     with pytest.raises(InputError, match=message):
         call()
+
+
+def test_rungs_that_float32_can_not_tell_apart_are_refused():
+    t = sigmoid_schedule(11, 30.0)
+    assert (t.float().diff() > 0).all()
+    with pytest.raises(InputError, match="`steepness` must keep 11 rungs apart in float32, got 60"):
+        sigmoid_schedule(11, 60.0)  # float64 could

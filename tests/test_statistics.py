@@ -8,6 +8,7 @@ import pytest
 
 from thermograd.association import fit_line, partial_association
 from thermograd.errors import InputError
+from thermograd.report.words import association_sentence
 from thermograd.statistics import (
     detectable_difference,
     detectable_ratio,
@@ -224,3 +225,10 @@ def test_line_without_enough_to_go_by():
     few = fit_line(np.arange(6.0), np.arange(6.0), np.arange(6) % 3, grid)
     assert few is not None
     assert math.isnan(few.slope.low)
+
+
+def test_with_too_few_seeds_an_association_says_how_many_there_are():
+    x, y = np.random.default_rng(0).normal(size=(2, 2, 5))
+    found = partial_association(x, y)
+    assert (found.num_blocks, found.num_cells) == (2, 0)
+    assert association_sentence(found, "distance:kd-a", True, False).endswith("; 2 seeds have both.")

@@ -553,6 +553,19 @@ def test_a_metric_that_will_not_be_measured_leaves_no_folder(tiny_study: MakeStu
     assert not (tmp_path / "out").exists()
 
 
+def test_feature_networks_without_weights_are_refused_before_anything_runs(
+    tiny_study: MakeStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    weights = tmp_path / "weights.pt"
+    weights.write_bytes(b"no weights")
+    monkeypatch.chdir(tmp_path)
+    settings = {**EVALUATION, "extractor": "efficientnet", "weights": "weights.pt"}
+    study = parse_study(tiny_study(evaluation=settings))
+    assert study.evaluation.weights == weights  # whole, since workers may stand in other folders
+    with pytest.raises(InputError, match="`weights`"):
+        check_metrics(study, plan_runs(study))
+
+
 def test_sql_over_the_folders(finished: Path):
     found = query_study(finished, "SELECT arm, count(*) AS n FROM results GROUP BY arm ORDER BY arm")
     assert found.to_dict("list") == {"arm": ["complete", "vanilla"], "n": [6, 6]}
@@ -701,13 +714,16 @@ def wait_for(found: Callable[[], Any], process: subprocess.Popen[str]) -> Any:
 
 
 @pytest.mark.slow
-def test_a_scheduler_that_runs_already_does_the_runs(tiny_study: MakeStudy, tmp_path: Path):
+def test_a_scheduler_that_runs_already_does_the_runs(
+    tiny_study: MakeStudy, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     (tmp_path / "study.yaml").write_text(json.dumps(tiny_study(seeds=1)))
     words = ["study", "run", str(tmp_path / "study.yaml"), "--out", str(tmp_path / "out")]
     with distributed.LocalCluster(
         n_workers=1, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0"
     ) as cluster:
         assert run_command_line([*words, "--scheduler", cluster.scheduler_address]) == 0
+    assert "Waiting for the first worker" not in capsys.readouterr().err
     assert load_study(tmp_path / "out")["split"].tolist() == ["train", "test"] * 2
     assert run_command_line([*words, "--scheduler", "tcp://127.0.0.1:1"]) == 0  # done runs ask no scheduler
 
@@ -722,7 +738,12 @@ kill -- -"$1"
 
 
 @pytest.mark.slow
-def test_workers_come_through_slurm(tiny_study: MakeStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_workers_come_through_slurm(
+    tiny_study: MakeStudy,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
     """SLURM is played by two scripts that start and end the job's own script; all else is as on a cluster."""
     for name, script in (("sbatch", SBATCH), ("scancel", SCANCEL)):
         (tmp_path / name).write_text(script)
@@ -736,6 +757,7 @@ def test_workers_come_through_slurm(tiny_study: MakeStudy, tmp_path: Path, monke
     (tmp_path / "cluster.yaml").write_text(json.dumps(cluster))
     words = ["study", "run", str(tmp_path / "study.yaml"), "--out", str(tmp_path / "out")]
     assert run_command_line([*words, "--cluster", str(tmp_path / "cluster.yaml")]) == 0
+    assert "Waiting for the first worker" in capsys.readouterr().err
     assert load_study(tmp_path / "out")["split"].tolist() == ["train", "test"] * 2
 
 

@@ -30,7 +30,7 @@ class Association:
         low: end of its 95 % interval, NaN where there is none.
         high: the other.
         p_value: of the permutation of seeds, two-sided.
-        num_blocks: seeds.
+        num_blocks: seeds that took part, or where no cell has enough of them, seeds that there are.
         num_cells: cells (arm x epoch) whose means were taken out.
     """
 
@@ -71,9 +71,9 @@ def partial_association(
     if len({array.shape for array in arrays}) > 1 or arrays[0].ndim != 2:
         raise InputError(f"`x` and `y` must have one shape (seeds, cells), got {[a.shape for a in arrays]}.")
     there = np.isfinite(np.stack(arrays)).all(0)
-    cells = there.sum(0) >= 3
+    cells, num_seeds = there.sum(0) >= 3, int(there.any(1).sum())
     arrays, there = [array[:, cells] for array in arrays], there[:, cells]
-    num_blocks, num_cells = int(there.any(1).sum()), int(cells.sum())
+    num_blocks, num_cells = int(there.any(1).sum()) if cells.any() else num_seeds, int(cells.sum())
     nothing = Association(math.nan, math.nan, math.nan, math.nan, num_blocks, num_cells)
     if num_blocks < 3 or num_cells == 0:
         return nothing

@@ -98,7 +98,7 @@ def evaluate_run(run: Run, settings: EvaluationSettings | None = None) -> dict[s
     data = splits[settings.split]
     values = _posterior_values(run, data, settings)
     num_samples = settings.num_samples or min(len(splits["test"]), 10_000)
-    samples = sample_images(run.model, run.config.prior_chains, num_samples, settings.seed)
+    samples = sample_images(run.model, run.prior_chains, num_samples, settings.seed)
     values["energy_prior"] = _mean(samples.energy, "nats")
     if settings.num_evidence:
         values |= _evidence_values(run, data, settings)

@@ -35,9 +35,12 @@ def sample_images(
 ) -> Samples:
     """Sample the prior from the base distribution by the run's own chains, and decode the draws.
 
+    Chains that training kept from step to step (`start: persistent`) begin at the base distribution here, so that
+    samples depend on nothing but the model and the seed; give such runs `num_steps` that suffice from there.
+
     Args:
         model: the model.
-        settings: kernel, steps and step size of the prior chains.
+        settings: kernel, steps and step size of the prior chains, e.g. `run.prior_chains`.
         num_images: N.
         seed: of the stream "samples"; the same seed gives the same images.
         batch_size: images at once.

@@ -1,7 +1,7 @@
 """Probing the learning gradient of a run at frozen parameters: by any estimator, and every so many steps of training.
 
 A probe reads the model, the schedule, step sizes and stored chains of a `Trainer` and changes none of them. Its random
-streams are its own, so training with and without it is the same to the byte.
+streams are its own, so training with and without it is the same, on a CPU to the byte.
 """
 
 import math

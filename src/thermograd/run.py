@@ -15,7 +15,7 @@ import torch
 
 from thermograd.build import batch_images, build_model, load_data
 from thermograd.checkpoint import Checkpoint, load_checkpoint, load_last, save_checkpoint
-from thermograd.config import RunConfig
+from thermograd.config import PriorChainsConfig, RunConfig
 from thermograd.data import ImageDataset, batch_order
 from thermograd.errors import InputError, RunError
 from thermograd.generation import sample_images, sample_posterior
@@ -23,6 +23,7 @@ from thermograd.models.latent_ebm import LatentEBM
 from thermograd.pictures import image_grid, pairs_grid, save_curves, save_png
 from thermograd.probe import Probe
 from thermograd.run_folder import (
+    begun_on,
     claim_folder,
     end_torn_line,
     only_writer,
@@ -55,6 +56,11 @@ class Run:
     config: RunConfig
     model: LatentEBM
     checkpoint: Checkpoint
+
+    @property
+    def prior_chains(self) -> PriorChainsConfig:
+        """The settings of the prior chains, with the step size of MALA as adapted by this checkpoint."""
+        return adapted_prior_chains(self.config, self.checkpoint.parts["training_state"]["prior_step_size"])
 
     def data(self, split: str = "train") -> ImageDataset:
         """Load the run's images."""
@@ -137,6 +143,12 @@ def train_run(
             _check_same(checkpoint, config, data)
             _restore(trainer, checkpoint)
             on_message(f"Going on from {checkpoint.path.name}.")
+            began = begun_on(folder)
+            if began not in (None, trainer.device.type):
+                on_message(
+                    f"warning: this run began on {began} and goes on on {trainer.device.type}: its numbers are not "
+                    f"those of an undisturbed run."
+                )
         loop = _Loop(config, folder, data, trainer, len(order), on_step, on_message)
         step = loop.step = 0 if checkpoint is None else checkpoint.step
         write_status(folder, "running", step, loop.num_steps)
@@ -242,7 +254,8 @@ class _Loop:
         config, folder = self.config, self.folder / "samples"
         model = build_model(config)
         model.load_state_dict(self.trainer.average or self.trainer.model.state_dict())
-        samples = sample_images(model, config.prior_chains, 64, config.seed)
+        chains = adapted_prior_chains(config, self.trainer.prior_step_size)
+        samples = sample_images(model, chains, 64, config.seed)
         save_png(image_grid(samples.images), folder / f"samples_epoch_{epoch:04d}.png")
         x = batch_images(config, self.data, range(min(32, len(self.data))), 0, self.trainer.device)
         posterior = sample_posterior(model, x, config.seed, step_size=config.posterior_chains.step_size)
@@ -251,6 +264,13 @@ class _Loop:
         save_png(pairs, folder / f"reconstructions_epoch_{epoch:04d}.png")
         title = f"{config.preset}, {config.gradient.estimator}, seed {config.seed}"
         save_curves(read_metrics(self.folder), self.folder / "curves.png", title)
+
+
+def adapted_prior_chains(config: RunConfig, step_size: torch.Tensor) -> PriorChainsConfig:
+    """Return a run's settings of the prior chains, with the step size that MALA has adapted."""
+    if config.prior_chains.kernel != "mala":
+        return config.prior_chains
+    return config.prior_chains.model_copy(update={"step_size": float(step_size)})
 
 
 def _check_same(checkpoint: Checkpoint, config: RunConfig, data: ImageDataset | None = None) -> None:

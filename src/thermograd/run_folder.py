@@ -91,6 +91,14 @@ def environment(device: torch.device) -> dict[str, Any]:
     }
 
 
+def begun_on(folder: Path) -> str | None:
+    """Return the kind of device, "cpu" or "cuda", on which a run began, or None where that was not kept."""
+    file = folder / "environment.json"
+    if not file.is_file():
+        return None
+    return str(json.loads(file.read_text())["device"]).split(":")[0]
+
+
 def processor_name() -> str:
     """Return the processor's name, as the operating system gives it."""
     info = Path("/proc/cpuinfo")

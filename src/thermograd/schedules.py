@@ -287,8 +287,8 @@ def _equal_parts(t: Tensor, left: Tensor, right: Tensor, num_rungs: int, name: s
 
 def _rising(t: Tensor, name: str, value: object) -> Tensor:
     t[0], t[-1] = 0.0, 1.0
-    if not bool((t.diff() > 0).all()):
-        raise InputError(f"`{name}` must keep {len(t)} rungs apart in float64, got {value}.")
+    if not bool((t.float().diff() > 0).all()):  # chains run in float32
+        raise InputError(f"`{name}` must keep {len(t)} rungs apart in float32, got {value}.")
     return t
 
 

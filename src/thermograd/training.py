@@ -336,8 +336,6 @@ class Trainer:
         ):
             if values is not None:
                 record[name] = [float(f"{value:.6g}") for value in values.tolist()]
-        if ladder.round_trips is not None:
-            record["round_trips"] = ladder.round_trips
         return record
 
     # --- saving ---

@@ -29,7 +29,7 @@ def sample(
     from thermograd.run import load_run
 
     run = load_run(folder, checkpoint)
-    samples = sample_images(run.model, run.config.prior_chains, num, seed)
+    samples = sample_images(run.model, run.prior_chains, num, seed)
     file = out or folder / "samples" / "samples.png"
     if file.is_dir():
         raise InputError(f"`--out` must be a file, got the folder {file}.")
@@ -169,24 +169,25 @@ def _print_gradient_variance(measured: dict[str, Any]) -> None:
 
 
 def _print_distances(distances: list[dict[str, Any]]) -> None:
-    """Print each distance with its floor, the distance of two halves of the reference, beside it."""
+    """Print each distance with its floor beside it: two halves of the reference against each other."""
     floors = {(d["name"], d["reference"]): d for d in distances if d["is_floor"]}
     rows = []
     for d in distances:
         if d["is_floor"]:
             continue
         floor = floors.get((d["name"], d["reference"]))
+        counts = "" if floor is None else f" ({floor['num_fake']} : {floor['num_reference']})"
         rows.append(
             (
                 d["name"],
                 d["reference"],
                 f"{d['value']:.4g} ± {d['standard_error']:.2g}",
-                "" if floor is None else f"{floor['value']:.4g} ± {floor['standard_error']:.2g}",
+                "" if floor is None else f"{floor['value']:.4g} ± {floor['standard_error']:.2g}{counts}",
                 f"{d['num_fake']} : {d['num_reference']}",
             )
         )
     columns = ("distance", "reference", "value ± standard error", "floor", "images : reference")
-    print_table("Distances of samples, and the floor that real images reach", columns, rows)
+    print_table("Distances of samples; the floor is that of two halves of the reference", columns, rows)
 
 
 @click.command()

@@ -114,12 +114,16 @@ def annealed_importance_sampling(
         target, start = Target(model, x, chunk_size), exact_prior_latents
     run = anneal(target, start, inverse_temperatures, kernel, num_steps, generator)
     estimate, error, lower = run.log_ratio, run.monte_carlo_error, run.log_ratio
+    warnings = _spread_warnings(run.log_weights, "of annealing")
     if exact_prior_latents is None:
+        # No likelihood narrows this path, so all of it takes the step size of the lowest temperature.
+        wide = replace(kernel, step_size=torch.as_tensor(kernel.step_size).flatten()[0])
         partition = log_partition(
-            model, inverse_temperatures, kernel, shape[0] * shape[1], generator, num_steps=num_steps
+            model, inverse_temperatures, wide, shape[0] * shape[1], generator, num_steps=num_steps
         )
         estimate = estimate - partition.log_ratio
         error = (error.square() + partition.monte_carlo_error.square()).sqrt()
+        warnings += _spread_warnings(partition.log_weights, "of annealing towards log Z_a")
     return Evidence(
         method="annealed-importance-sampling",
         log_evidence=estimate,
@@ -131,7 +135,7 @@ def annealed_importance_sampling(
         expected_log_likelihood=None,
         variance_log_likelihood=None,
         num_evaluations=run.num_evaluations,
-        warnings=tuple(_spread_warnings(run.log_weights)),
+        warnings=tuple(warnings),
     )
 
 
@@ -246,11 +250,11 @@ def anneal(
     return Annealed(log_ratio, error, log_weights, acceptance, len(start) * (1.0 + len(gaps) * num_steps))
 
 
-def _spread_warnings(log_weights: Tensor) -> list[str]:
+def _spread_warnings(log_weights: Tensor, which: str) -> list[str]:
     spread = float(log_weights.std(0).median())
     if not spread > SPREAD_LIMIT:
         return []
     return [
-        f"log weights of annealing have standard deviation {spread:.1f}, above {SPREAD_LIMIT}: the estimate "
+        f"log weights {which} have standard deviation {spread:.1f}, above {SPREAD_LIMIT}: the estimate "
         f"hangs on a few chains and lies low; use more temperatures or steps."
     ]

@@ -45,7 +45,7 @@ def nearest_neighbours(queries: Tensor, candidates: Tensor, k: int = 1, chunk_si
     indices = torch.zeros((len(queries), 0), dtype=torch.int64, device=queries.device)
     for start in range(0, len(candidates), chunk_size):
         chunk = candidates[start : start + chunk_size].flatten(1).double()
-        # The direct form: |a|^2 + |b|^2 - 2ab loses a copy's distance of 0 to rounding.
+        # Differences first: |a|^2 + |b|^2 - 2ab would lose a copy's distance of 0 to rounding.
         distances = torch.cdist(queries, chunk, compute_mode="donot_use_mm_for_euclid_dist")
         found = torch.arange(start, start + len(chunk), device=queries.device).expand(len(queries), -1)
         best, indices = torch.cat([best, distances], 1), torch.cat([indices, found], 1)

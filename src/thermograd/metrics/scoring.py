@@ -3,8 +3,9 @@
     records = score_images(samples, Reference("mnist:test", images), extractor, seed=0, variant="quick")
 
 `samples` is an array or batches from a generator. The features of the reference are kept on disk under a key
-of everything that they depend on. `floor` is the distance between two halves of the reference: what a perfect
-model would score.
+of everything that they depend on. `floor` is the distance between two halves of the reference: what real images score
+at half the count. The kernel distance does not depend on the count, so a perfect model scores the floor; the Fréchet
+distance falls with it, so there a perfect model scores less.
 """
 
 import hashlib

@@ -231,11 +231,16 @@ def cost(data: StudyData, looks: dict[str, Look], metric: str | None) -> Plot | 
         arm_legend(figure, {arm: looks[arm] for arm in arms}, narrow, lines=False)
         return figure
 
+    bought = (
+        f", and the {label(metric)} that it bought: large marks are means over seeds, small ones seeds"
+        if values and metric
+        else ""
+    )
     return Plot(
         "cost",
         title,
-        "What training spent on chains, and the distance to the test set that it bought: large marks are means over "
-        "seeds, small ones seeds. Seconds depend on the machine and on what else ran there; evaluations do not.",
+        f"What training spent on chains{bought}. Seconds depend on the machine and on what else ran there; evaluations "
+        f"do not.",
         draw,
     )
 

@@ -115,9 +115,12 @@ def association_sentence(found: Association, metric: str, given_bias: bool, is_f
     given = "arm, epoch and bias" if given_bias else "arm and epoch but not bias, which few checkpoints have"
     about = f"the variance of the gradient and the {label(metric)}, given {given}"
     if not math.isfinite(found.correlation):
-        if found.num_blocks >= 3:
+        if found.num_blocks >= 3 and found.num_cells:
             return f"An association between {about} can not be told: one of them does not vary."
-        return f"An association between {about} takes at least 3 seeds of both, and there are {found.num_blocks}."
+        return (
+            f"An association between {about} takes at least 3 seeds with both at one arm and epoch; "
+            f"{found.num_blocks} seeds have both."
+        )
     interval = (
         f", 95 % interval {number(found.low)} to {number(found.high)}" if math.isfinite(found.low) else ""
     )

@@ -75,6 +75,8 @@ def run_study(
     todo.sort(key=lambda run: -run.evaluations)
     queue = as_completed([submit(run.identity) for run in todo])
     num_done = len(folder.runs) - len(todo)
+    if todo and not client.scheduler_info()["workers"]:
+        on_event(f"Waiting for the first worker; {client.dashboard_link} shows when one comes.")
     for future in queue:
         identity = identities[future.key]
         state, cause = _outcome(future)

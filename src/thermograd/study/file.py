@@ -45,7 +45,9 @@ class EvaluationConfig(Section):
 
     every: PositiveInt | None = Field(None, description="epochs between measurements; None for the end alone")
     extractor: Literal["auto", "classifier", "efficientnet", "inception", "none"] = "auto"
-    weights: Path | None = Field(None, description="file with the weights of the true Inception")
+    weights: Path | None = Field(
+        None, description="file with the weights of the true Inception or EfficientNet"
+    )
     num_images: PositiveInt = Field(1000, description="for reconstruction and energies")
     num_samples: PositiveInt | None = Field(
         None, description="drawn at the end; None for as many as the test split"
@@ -55,6 +57,12 @@ class EvaluationConfig(Section):
         50, description="test images whose log p(x) is estimated at the end"
     )
     variant: Literal["full", "quick"] = Field("full", description="of the distances at the end")
+
+    @field_validator("weights")
+    @classmethod
+    def _make_absolute(cls, value: Path | None) -> Path | None:
+        """Return the whole path, since workers may stand in other folders."""
+        return None if value is None else value.expanduser().resolve()
 
 
 class ContrastConfig(Section):

@@ -182,9 +182,11 @@ def check_metrics(study: StudyFile, runs: list[PlannedRun]) -> None:
     """Check that the runs will measure what the contrasts compare.
 
     Raises:
-        InputError: a distance by a network that the study does not use, or one that has no labels to learn from.
+        InputError: a distance by a network that the study does not use, one that has no labels to learn from, or
+            weights that are not at hand.
     """
     from thermograd.build import load_data
+    from thermograd.evaluation import make_extractor
 
     known: set[str] = set()
     extractor = study.evaluation.extractor
@@ -196,6 +198,8 @@ def check_metrics(study: StudyFile, runs: list[PlannedRun]) -> None:
             network = "classifier" if data.labels is not None else "efficientnet"
         if network == "classifier" and data.labels is None:
             raise InputError(f"`evaluation.extractor` classifier needs labels, and {data.name} has none.")
+        if network in ("efficientnet", "inception"):
+            make_extractor(network, data.name, {}, study.evaluation.weights)
         names = {"classifier": f"classifier-{data.name}", "efficientnet": "efficientnet-lite0"}
         if network in names:
             known |= {f"distance:{kind}-{names[network]}" for kind in ("fd", "kd", "fd-infinity")}

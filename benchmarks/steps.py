@@ -93,6 +93,11 @@ def compare(preset: str, batch_size: int, num_rounds: int, ladder: bool, device:
     for precision in ("float32", "bfloat16-mixed"):
         own = extra | {"compute.precision": precision}
         contestants[precision] = (our_step, (preset, own, batch_size, device))
+        if device.startswith("cuda"):
+            contestants[f"{precision}, graphs"] = (
+                our_step,
+                (preset, own | {"compute.cuda_graphs": True}, batch_size, device),
+            )
     return race_apart(contestants, num_rounds, device)
 
 

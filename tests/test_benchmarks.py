@@ -137,7 +137,7 @@ def test_a_training_step_equals_the_plain_loop_with_the_same_draws(preset: str, 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("size", [1, 5])
 def test_the_doubling_convolution_is_a_transposed_convolution(channels: int, size: int):
-    ours = DoublingConvolution(6, channels, 4, stride=2, padding=1).double()
+    ours = DoublingConvolution(6, channels).double()
     theirs = nn.ConvTranspose2d(6, channels, 4, stride=2, padding=1).double()
     theirs.load_state_dict(ours.state_dict())
     x = torch.randn(3, 6, size, size, dtype=torch.float64, generator=seeded(0)).requires_grad_()
@@ -254,6 +254,20 @@ def test_precision_is_of_training_chains_only(tiny_config: MakeConfig):
     ladders = [trainer.draw(x, index, 0, "probe-").ladder for trainer in (mixed, exact)]
     assert torch.equal(ladders[0].latents, ladders[1].latents)
     assert all(parameter.dtype == torch.float32 for parameter in mixed.model.parameters())
+
+
+def test_the_bfloat16_copy_follows_training(tiny_config: MakeConfig):
+    trainer = Trainer(config := tiny_config({"compute.precision": "bfloat16-mixed"}), build_model(config), 36)
+    x = torch.rand(config.training.batch_size, *config.model.image_shape, generator=seeded(0)) * 2 - 1
+    index, z = torch.arange(len(x)), torch.randn(5, config.model.latent_dim, generator=seeded(1))
+    before = trainer.chain_model.decode(z)  # type: ignore[operator]
+    for step in range(3):
+        trainer.step(x, index, step, 0)
+    trainer.draw(x, index, 3)
+    assert isinstance(trainer.model, LatentEBM)
+    after = trainer.chain_model.decode(z)  # type: ignore[operator]
+    assert torch.equal(after, trainer.model.with_bfloat16_generator().decode(z))
+    assert not torch.equal(after, before)
 
 
 def test_auto_takes_bfloat16_for_wide_networks_on_processors_that_have_it(monkeypatch: pytest.MonkeyPatch):

@@ -13,6 +13,7 @@ LAYERS: list[list[str]] = [
     ["errors", "files", "streams", "config", "resolve", "schedules", "quadrature"],
     [
         *("models.latent_model", "models.energy", "models.generator", "models.latent_ebm"),
+        "models.cuda_graphs",
         *("models.exact_twin", "models.linear_gaussian", "models.grid"),
     ],
     [

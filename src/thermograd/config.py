@@ -239,6 +239,9 @@ class ComputeConfig(Section):
         "float32",
         description="of the generator inside training's chains; auto takes bfloat16 where the CPU gains by it",
     )
+    cuda_graphs: bool = Field(
+        False, description="on a GPU, replay the evaluations of training's chains as CUDA graphs"
+    )
 
 
 class RunConfig(Section):

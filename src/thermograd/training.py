@@ -24,7 +24,8 @@ from thermograd.gradients import (
 )
 from thermograd.guards import check_draws, check_finite, count_zero_gradients
 from thermograd.memory import keep_freed_memory
-from thermograd.models.generator import choose_precision
+from thermograd.models.cuda_graphs import GraphedModel
+from thermograd.models.generator import Bfloat16Generator, choose_precision
 from thermograd.models.latent_ebm import LatentEBM
 from thermograd.models.latent_model import LatentModel
 from thermograd.optimiser import SGD, Adam, Optimiser
@@ -97,6 +98,7 @@ class Trainer:
         self.precision = (
             choose_precision(wanted, model.generator) if isinstance(model, LatentEBM) else "float32"
         )
+        self.chain_model = self._make_chain_model()
         self.shared_prior = not (self.estimator.needs_ladder or self.prior_rule.needs_ladder)
         self.runs_prior_chains = not chains.exchange or chains.start == "prior"
         self.schedule = make_schedule(gradient.schedule, gradient.num_rungs)
@@ -155,11 +157,21 @@ class Trainer:
             or self.config.gradient.num_chains * self.config.training.batch_size
         )
 
-    def _chain_model(self) -> LatentModel:
-        """Return the model that the chains of a training step evaluate, in the run's precision."""
-        if self.precision == "bfloat16-mixed" and isinstance(self.model, LatentEBM):
-            return self.model.with_bfloat16_generator()
-        return self.model
+    def _make_chain_model(self) -> LatentModel:
+        """Return the model that training's chains evaluate: the run's precision, on a GPU with graphs if wanted."""
+        model = self.model
+        if self.precision == "bfloat16-mixed" and isinstance(model, LatentEBM):
+            model = model.with_bfloat16_generator()
+        if self.config.compute.cuda_graphs and self.device.type == "cuda":
+            return GraphedModel(model)
+        return model
+
+    def _refreshed(self) -> LatentModel:
+        """Return the chains' model with the weights as they stand now."""
+        for module in self.chain_model.modules():
+            if isinstance(module, Bfloat16Generator):
+                module.refresh()
+        return self.chain_model
 
     def _chain_stream(self, name: str, step: int) -> torch.Generator:
         """Return the stream of chains, which `chain_stream` exchanges for another of the same seed."""
@@ -179,6 +191,7 @@ class Trainer:
             name: prefix of the random streams; probes have one of their own, and are always in float32.
         """
         config = self.config
+        model = self.model if name else self._refreshed()
         prior = None
         if self.runs_prior_chains:
             generator = self._chain_stream(f"{name}prior-chains", step)
@@ -186,10 +199,10 @@ class Trainer:
             if start is None:
                 start = self.model.sample_base((self._num_prior_chains(),), generator)
             kernel = make_kernel(config.prior_chains.kernel, self.prior_step_size)
-            prior = sample_prior(self.model, kernel, config.prior_chains.num_steps, start, generator)
+            prior = sample_prior(model, kernel, config.prior_chains.num_steps, start, generator)
         chains = config.posterior_chains
         ladder = sample_ladder(
-            self.model if name else self._chain_model(),
+            model,
             x,
             self.schedule,
             make_kernel(chains.kernel, self.step_sizes),

@@ -34,12 +34,19 @@ class DoublingConvolution(nn.ConvTranspose2d):
     where output channels are few and the transposed kernel is far from the machine's rate: to the image's channels.
     """
 
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__(in_channels, out_channels, 4, stride=2, padding=1)
+        # Row of the kernel that offset a and input row i - 1, i, i + 1 meet in; the fifth row is zero.
+        meet = torch.tensor([[3, 1, 4], [4, 2, 0]])
+        self.meet: Tensor
+        self.register_buffer("meet", meet, persistent=False)
+
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         """Return (N, C_out, 2H, 2W) of (N, C_in, H, W)."""
-        # Row of the kernel that offset a and input row i - 1, i, i + 1 meet in; the fifth row is zero.
-        meet = torch.tensor([[3, 1, 4], [4, 2, 0]], device=input.device)
         padded = functional.pad(self.weight, (0, 1, 0, 1))
-        kernel = padded[:, :, meet[:, None, :, None], meet[None, :, None, :]]  # (C_in, C_out, a, b, 3, 3)
+        kernel = padded[
+            :, :, self.meet[:, None, :, None], self.meet[None, :, None, :]
+        ]  # (C_in, C_out, a, b, 3, 3)
         kernel = kernel.permute(1, 2, 3, 0, 4, 5).reshape(-1, self.in_channels, 3, 3)
         bias = None if self.bias is None else self.bias.repeat_interleave(4)
         return functional.pixel_shuffle(functional.conv2d(input, kernel, bias, padding=1), 2)
@@ -89,9 +96,11 @@ class ConvGenerator(nn.Module):
             pairwise((*widths, channels)), pairwise(sizes), strict=True
         ):
             kernel = 4 if size_out == 2 * size_in else 3  # 4 -> 7 pixels takes a kernel of 3
-            last = size_out == sizes[-1] and kernel == 4
-            layer = DoublingConvolution if last else nn.ConvTranspose2d
-            layers += [nn.LeakyReLU(0.2), layer(width_in, width_out, kernel, stride=2, padding=1)]
+            if size_out == sizes[-1] and kernel == 4:
+                layer: nn.Module = DoublingConvolution(width_in, width_out)
+            else:
+                layer = nn.ConvTranspose2d(width_in, width_out, kernel, stride=2, padding=1)
+            layers += [nn.LeakyReLU(0.2), layer]
         self.layers = nn.Sequential(*layers)
         self.widths = widths
         self.first_shape = (widths[0], sizes[0], sizes[0])
@@ -158,7 +167,7 @@ class Bfloat16Generator(nn.Module):
     """A copy of a generator in bfloat16, for evaluations inside chains; tanh and images are float32.
 
     Near -1 and 1 the error of bfloat16 numbers is the smaller for being made before tanh. The copy takes no gradient
-    and does not follow the original's training: it is made anew at each step.
+    and stands where the original stood at the last `refresh`.
 
     Args:
         original: the generator that is copied.
@@ -167,6 +176,13 @@ class Bfloat16Generator(nn.Module):
     def __init__(self, original: ConvGenerator | DenseGenerator):
         super().__init__()
         self.network = copy.deepcopy(original).to(torch.bfloat16).requires_grad_(False)
+        self._original = (original,)  # in a tuple, since it is no part of this module
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Take the weights of the original as they stand now, in place."""
+        for own, theirs in zip(self.network.parameters(), self._original[0].parameters(), strict=True):
+            own.copy_(theirs)
 
     def forward(self, z: Tensor) -> Tensor:
         """Return images (N, C, H, W) in the number format of z."""

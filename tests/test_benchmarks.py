@@ -21,6 +21,7 @@ from thermograd.models.generator import (
     Bfloat16Generator,
     ConvGenerator,
     DoublingConvolution,
+    SeparateBiasConvolution,
     choose_precision,
 )
 from thermograd.models.latent_ebm import LatentEBM
@@ -136,13 +137,15 @@ def test_a_training_step_equals_the_plain_loop_with_the_same_draws(preset: str, 
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("size", [1, 5])
-def test_the_doubling_convolution_is_a_transposed_convolution(channels: int, size: int):
-    ours = DoublingConvolution(6, channels).double()
-    theirs = nn.ConvTranspose2d(6, channels, 4, stride=2, padding=1).double()
+@pytest.mark.parametrize("kernel", [3, 4])
+def test_convolutions_of_our_own_are_transposed_convolutions(kernel: int, channels: int, size: int):
+    own = SeparateBiasConvolution(6, channels, 3, stride=2, padding=1)
+    ours = (own if kernel == 3 else DoublingConvolution(6, channels)).double()
+    theirs = nn.ConvTranspose2d(6, channels, kernel, stride=2, padding=1).double()
     theirs.load_state_dict(ours.state_dict())
     x = torch.randn(3, 6, size, size, dtype=torch.float64, generator=seeded(0)).requires_grad_()
     torch.testing.assert_close(ours(x), theirs(x))
-    cotangent = torch.randn(3, channels, 2 * size, 2 * size, dtype=torch.float64, generator=seeded(1))
+    cotangent = torch.randn(theirs(x).shape, dtype=torch.float64, generator=seeded(1))
     mine = torch.autograd.grad(ours(x), [x, *ours.parameters()], cotangent)
     wanted = torch.autograd.grad(theirs(x), [x, *theirs.parameters()], cotangent)
     for a, b in zip(mine, wanted, strict=True):

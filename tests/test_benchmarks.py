@@ -139,8 +139,8 @@ def test_a_training_step_equals_the_plain_loop_with_the_same_draws(preset: str, 
 @pytest.mark.parametrize("size", [1, 5])
 @pytest.mark.parametrize("kernel", [3, 4])
 def test_convolutions_of_our_own_are_transposed_convolutions(kernel: int, channels: int, size: int):
-    own = SeparateBiasConvolution(6, channels, 3, stride=2, padding=1)
-    ours = (own if kernel == 3 else DoublingConvolution(6, channels)).double()
+    kind = SeparateBiasConvolution if kernel == 3 else DoublingConvolution
+    ours = kind(6, channels).double()
     theirs = nn.ConvTranspose2d(6, channels, kernel, stride=2, padding=1).double()
     theirs.load_state_dict(ours.state_dict())
     x = torch.randn(3, 6, size, size, dtype=torch.float64, generator=seeded(0)).requires_grad_()

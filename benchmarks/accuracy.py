@@ -71,12 +71,7 @@ def gradient_errors(folder: Path, num_repeats: int) -> dict[str, Any]:
     arms = make_arms(model, x, stored, warm, ladder)
     found: dict[str, Any] = {"reference_error": reference_error, "arms": {}}
     print(f"    reference: half the distance of its halves is {reference_error:.3f}", flush=True)
-    found["bfloat16"] = moved = bfloat16_difference(model, x, 4 * num_repeats)
-    print(
-        f"    bfloat16 chains, in standard deviations over chains: one gradient moves by {moved['path']:.2f}, "
-        f"their mean by at most {moved['mean']:.2f}",
-        flush=True,
-    )
+    found["bfloat16"] = bfloat16_difference(model, x, 4 * num_repeats)
     for arm in arms:
         result = measure(model, x, arm, reference, num_repeats, generator)
         found["arms"][arm.name] = result
@@ -239,8 +234,15 @@ def measure(
     }
 
 
+def bfloat16_of_run(folder: Path, num_repeats: int) -> dict[str, float]:
+    """Print and return how far bfloat16 moves the gradient of a run."""
+    run = load_run(folder)
+    x = batch_images(run.config, run.data("train"), torch.arange(BATCH), 0, torch.device("cpu"))
+    return bfloat16_difference(run.model, x, num_repeats)
+
+
 def bfloat16_difference(model: LatentEBM, x: Tensor, num_repeats: int) -> dict[str, float]:
-    """Return how far bfloat16 moves the gradient, over the standard deviation of float32's over chains.
+    """Print and return how far bfloat16 moves the gradient, over the standard deviation of float32's over chains.
 
     20 short-run ULA steps with the same noise in both precisions. `path` is the difference of one gradient, in which
     rounding has grown along the chain; `mean` that of the mean over chains, an upper bound that holds its noise.
@@ -253,7 +255,13 @@ def bfloat16_difference(model: LatentEBM, x: Tensor, num_repeats: int) -> dict[s
             gradients[name].append(generator_gradient(model, x, ladder, "maximum-likelihood"))
     exact = torch.stack(gradients["float32"])
     difference, spread = torch.stack(gradients["bfloat16"]) - exact, exact.var(0).sum().sqrt()
-    return {
+    moved = {
         "path": float(difference.square().sum(1).mean().sqrt() / spread),
         "mean": float(difference.mean(0).norm() / spread),
     }
+    print(
+        f"    bfloat16 chains, in standard deviations over chains: one gradient moves by {moved['path']:.2f}, "
+        f"their mean by at most {moved['mean']:.2f}",
+        flush=True,
+    )
+    return moved

@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accuracy import gradient_errors, make_run
+from accuracy import bfloat16_of_run, gradient_errors, make_run
 from steps import LADDER, compare, compare_complete, multiply_adds, our_step
 from timing import Times, matmul_rates, race_apart
 
+from thermograd.memory import peak_memory
 from thermograd.resolve import resolve
 
 CASES = [("mnist", 128, False), ("svhn", 100, False), ("mnist", 128, True), ("svhn", 10, True)]
@@ -38,8 +39,8 @@ def main() -> None:
         "--only",
         nargs="*",
         choices=SECTIONS,
-        default=list(SECTIONS),
-        help="sections to run",
+        default=[name for name in SECTIONS if name != "bfloat16"],
+        help="sections to run; bfloat16 needs --run",
     )
     parser.add_argument("--device", default="cpu", help="of machine, training and complete; e.g. cuda")
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
@@ -135,6 +136,13 @@ def accuracy(arguments: argparse.Namespace) -> dict[str, Any]:
         return gradient_errors(run, 16 if arguments.full else 5)
 
 
+def bfloat16(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Measure how far bfloat16 moves a trained run's gradient, of any network."""
+    if arguments.run is None:
+        raise SystemExit("bench.py: bfloat16 needs --run")
+    return bfloat16_of_run(arguments.run, 64 if arguments.full else 20)
+
+
 MEMORY = [
     {"gradient.num_rungs": 31, "compute.chunk_size": chunk, "posterior_chains.num_steps": 1}
     for chunk in (256, 1024)
@@ -156,7 +164,7 @@ def memory(arguments: argparse.Namespace) -> dict[str, Any]:
 def measure_memory(extra: dict[str, Any]) -> dict[str, float]:
     """Do one step and return this process's peak; in a process of its own."""
     our_step("svhn", LADDER | extra, 128)()
-    return {"peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}
+    return {"peak_gib": peak_memory(torch.device("cpu"))}
 
 
 def imports(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -185,6 +193,7 @@ SECTIONS = {
     "complete": complete,
     "scaling": scaling,
     "accuracy": accuracy,
+    "bfloat16": bfloat16,
     "memory": memory,
     "imports": imports,
 }

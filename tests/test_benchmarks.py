@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from thermograd.build import build_model
 from thermograd.config import RunConfig
 from thermograd.gradients import ESTIMATORS, PRIOR_RULES, compute_weights, learning_gradient
-from thermograd.memory import keep_freed_memory
+from thermograd.memory import keep_freed_memory, peak_memory
 from thermograd.models.generator import (
     BFLOAT16_WIDTH,
     Bfloat16Generator,
@@ -333,3 +333,13 @@ def test_bench_writes_its_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     torch.set_num_threads(threads)
     rates = json.loads((tmp_path / "b.json").read_text())["machine"]["rates"]
     assert all(0.1 < rate < 1e5 for rate in rates.values())
+
+
+def test_peak_memory_counts_what_was_held():
+    before = peak_memory(torch.device("cpu"))
+    assert before is not None
+    held = torch.ones(int((before + 0.25) * 2**30) // 4)  # more than all that was held so far
+    del held
+    after = peak_memory(torch.device("cpu"))
+    assert after is not None
+    assert before + 0.25 < after < 2 * before + 0.5

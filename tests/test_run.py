@@ -260,10 +260,11 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
     damage(folder / "checkpoints" / "step_00000012" / part)
     messages: list[str] = []
     assert train_run(config, folder, on_message=messages.append) == "done"
-    assert len(messages) == 2
-    assert str(folder / "checkpoints" / "step_00000012") in messages[0]
-    assert "from the checkpoint before it" in messages[0]
-    assert "step_00000008" in messages[1]
+    assert len(messages) == 3
+    assert messages[0].endswith("images of smooth.npy; CPU, 1 thread, chains in float32.")
+    assert str(folder / "checkpoints" / "step_00000012") in messages[1]
+    assert "from the checkpoint before it" in messages[1]
+    assert "step_00000008" in messages[2]
     assert final_files(folder) == before
 
 

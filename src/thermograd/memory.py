@@ -1,7 +1,24 @@
-"""How this process treats memory that it frees."""
+"""What memory this process holds, and how it treats what it frees."""
 
 import ctypes
 import sys
+
+import torch
+
+
+def peak_memory(device: torch.device) -> float | None:
+    """Return the most memory that this process has held so far, in GiB: of the GPU if it uses one, else its own.
+
+    None on platforms that do not tell.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**30 if sys.platform == "darwin" else 2**20)  # bytes there, KiB elsewhere
 
 
 def keep_freed_memory() -> bool:

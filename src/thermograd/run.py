@@ -137,6 +137,10 @@ def train_run(
     claim_folder(folder, config, requested or {}, overwrite)
     with only_writer(folder):
         checkpoint, messages = load_last(folder / "checkpoints")
+        on_message(
+            f"{config.gradient.estimator}, {len(data)} images of {data.name}; {_kind_of_machine(trainer.device)}, "
+            f"chains in {trainer.precision}."
+        )
         for message in messages:
             on_message(f"{message} The run goes on from the checkpoint before it.")
         if checkpoint is not None:
@@ -271,6 +275,13 @@ def adapted_prior_chains(config: RunConfig, step_size: torch.Tensor) -> PriorCha
     if config.prior_chains.kernel != "mala":
         return config.prior_chains
     return config.prior_chains.model_copy(update={"step_size": float(step_size)})
+
+
+def _kind_of_machine(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    threads = torch.get_num_threads()
+    return f"CPU, {threads} thread{'s' if threads > 1 else ''}"
 
 
 def _check_same(checkpoint: Checkpoint, config: RunConfig, data: ImageDataset | None = None) -> None:

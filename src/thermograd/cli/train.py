@@ -84,6 +84,8 @@ def resume(folder: Path, as_json: bool) -> None:
 def _train(
     config: "RunConfig", folder: Path, requested: dict[str, Any], as_json: bool, overwrite: bool = False
 ) -> None:
+    from thermograd.build import resolve_device
+    from thermograd.memory import peak_memory
     from thermograd.run import train_run
     from thermograd.run_folder import read_metrics
 
@@ -104,8 +106,16 @@ def _train(
     pictures = sorted(
         str(path) for path in (folder / "samples").glob(f"*_epoch_{config.training.num_epochs:04d}.png")
     )
-    record = {"folder": str(folder), "state": state, "last": last, "pictures": pictures}
-    lines = [f"Done: {folder}"] + [f"  {path}" for path in (*pictures, folder / "curves.png")]
+    peak = peak_memory(resolve_device(config.compute.device))
+    record = {
+        "folder": str(folder),
+        "state": state,
+        "last": last,
+        "peak_memory_gib": peak,
+        "pictures": pictures,
+    }
+    held = "" if peak is None else f" (peak memory {peak:.2f} GiB)"
+    lines = [f"Done: {folder}{held}"] + [f"  {path}" for path in (*pictures, folder / "curves.png")]
     emit(record, as_json, "\n".join([*lines, f"Next: thermograd evaluate {folder}"]))
 
 

@@ -363,10 +363,11 @@ def test_doctor_and_data_list_with_json(here: Path, capsys: pytest.CaptureFixtur
     assert tree(here) == {}
 
 
-def test_a_failed_run_is_exit_1_and_one_line(
+def test_a_failed_run_is_exit_1_and_ends_with_one_line(
     images_file: Path, here: Path, capsys: pytest.CaptureFixture[str]
 ):
     words = ["--data", str(images_file), *TINY, "--optimiser.kind", "sgd", "--optimiser.generator_lr", "1e30"]
+    words += ["--compute.device", "cpu"]
     assert cli.run(["train", "digits", *words, "--out", "run", "--json"]) == 1
     output = capsys.readouterr()
     message, error = output.err.splitlines()

@@ -28,15 +28,23 @@ def seeded(seed: int) -> torch.Generator:
 
 
 def record(function: Callable[..., Any], inputs: tuple[Tensor, ...]) -> tuple[Any, Callable[[], None]]:
-    """Read the inputs and fill the outputs of the first call at each replay, as a graph does."""
-    outputs = function(*inputs)
+    """Read the inputs and fill the outputs of the first call at each replay, as a graph does.
+
+    A graph also reads the weights where they stood; here it is checked that they still stand there.
+    """
+    outputs, weights = function(*inputs), addresses(function)
 
     def replay() -> None:
+        assert addresses(function) == weights
         new = function(*inputs)
         for mine, theirs in [(outputs, new)] if isinstance(new, Tensor) else zip(outputs, new, strict=True):
             mine.copy_(theirs)
 
     return outputs, replay
+
+
+def addresses(function: Any) -> list[int]:
+    return [parameter.data_ptr() for parameter in function.__self__.parameters()]
 
 
 @pytest.fixture
@@ -96,6 +104,15 @@ def test_a_call_that_can_not_be_recorded_goes_on_without(model: LatentEBM):
     assert torch.equal(graphed.prior_score(z), found)  # told once
 
 
+def test_a_graph_that_does_nothing_is_not_used(model: LatentEBM):
+    """Its outputs are right as recorded, and would stay the same for ever."""
+    graphed = GraphedModel(model, lambda function, inputs: (function(*inputs), lambda: None))
+    z = torch.ones(3, model.latent_dim)
+    with pytest.warns(UserWarning, match="prior_score does not give what the model gives"):
+        graphed.prior_score(z)
+    assert torch.equal(graphed.prior_score(2 * z), model.prior_score(2 * z))
+
+
 @pytest.mark.parametrize("wrong", [1.1, float("nan")])
 def test_a_graph_that_gives_other_numbers_is_not_used(wrong: float, model: LatentEBM):
     def mistaken(function: Any, inputs: Any) -> Any:
@@ -125,6 +142,23 @@ def test_without_a_gpu_the_setting_changes_nothing(
     assert run_command_line(["doctor", "--json"]) == 0
     known = json.loads(capsys.readouterr().out)["cuda_graphs"]
     assert known == ("no GPU" if not torch.cuda.is_available() else "yes")
+
+
+def test_graphs_do_not_change_the_identity(tiny_config: MakeConfig):
+    with_graphs = tiny_config({"compute.cuda_graphs": True})
+    assert with_graphs.identity == tiny_config({}).identity
+    assert with_graphs.identity != tiny_config({"compute.precision": "auto"}).identity
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_recording_that_fails_on_a_gpu_leaves_the_stream_as_it_was(tiny_config: MakeConfig):
+    model = build_model(tiny_config({"compute.device": "cuda"}))
+    model.prior_score = lambda z: z * z.sum().item()  # type: ignore[method-assign]
+    z, stream = torch.ones(3, model.latent_dim, device="cuda"), torch.cuda.current_stream()
+    with pytest.warns(UserWarning, match="no CUDA graph"):
+        found = GraphedModel(model).prior_score(z)
+    assert torch.cuda.current_stream() == stream
+    assert torch.equal(found, model.prior_score(z))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

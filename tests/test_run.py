@@ -543,11 +543,23 @@ def test_swap_rates_too_low_are_told_at_the_end_of_an_epoch(tmp_path, tiny_confi
     assert all("is below 0.05" in line for line in told)
 
 
-def test_samples_take_the_step_size_that_mala_adapted(tiny_config: MakeConfig, tmp_path: Path):
+def test_samples_take_the_step_size_that_mala_adapted(
+    tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    used: list[float] = []
+
+    def record(model: Any, settings: Any, *args: Any) -> Any:
+        used.append(settings.step_size)
+        return sample_images(model, settings, *args)
+
+    for module in ("run", "evaluation"):
+        monkeypatch.setattr(f"thermograd.{module}.sample_images", record)
     config = tiny_config({**VANILLA, "prior_chains.kernel": "mala", "prior_chains.step_size": 0.01})
     train_run(config, tmp_path / "run")
     run = load_run(tmp_path / "run")
+    evaluate_run(run, QUICK)
     adapted = float(run.checkpoint.parts["training_state"]["prior_step_size"])
+    assert used[-2:] == [adapted, adapted]  # the last picture, and the evaluation
     assert adapted != pytest.approx(0.01)
     assert run.prior_chains == config.prior_chains.model_copy(update={"step_size": adapted})
     assert load_run(tmp_path / "run").config == config
@@ -559,9 +571,9 @@ def test_a_run_that_goes_on_on_another_device_is_told(tiny_config: MakeConfig, t
     config, messages = tiny_config(VANILLA), []
     train_run(config, tmp_path / "run", should_stop=stop_after(2))
     train_run(config, tmp_path / "run", should_stop=stop_after(1), on_message=messages.append)
-    assert not [line for line in messages if "began on" in line]
+    assert not [line for line in messages if "begun on" in line]
     file = tmp_path / "run" / "environment.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "device": "cuda:0"}))
     train_run(config, tmp_path / "run", on_message=messages.append)
-    (line,) = [line for line in messages if "began on" in line]
-    assert line.startswith("warning: this run began on cuda and goes on on cpu")
+    (line,) = [line for line in messages if "begun on" in line]
+    assert line.startswith("warning: this run was begun on cuda and continues on cpu")

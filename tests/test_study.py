@@ -32,7 +32,7 @@ from thermograd.study.attempts import STALE, Claim, birth, claim, host_name, rea
 from thermograd.study.engine import read_cluster_file
 from thermograd.study.file import parse_study, ready_studies
 from thermograd.study.folder import extend_study, is_done, make_study, open_study, study_status
-from thermograd.study.plan import PlannedRun, check_metrics, plan_runs, time_steps
+from thermograd.study.plan import PlannedRun, check_metrics, check_weights, plan_runs, time_steps
 from thermograd.study.results import TIME_COLUMNS
 from thermograd.study.work import measuring_steps, work
 from thermograd.training import Trainer
@@ -563,7 +563,13 @@ def test_feature_networks_without_weights_are_refused_before_anything_runs(
     study = parse_study(tiny_study(evaluation=settings))
     assert study.evaluation.weights == weights  # whole, since workers may stand in other folders
     with pytest.raises(InputError, match="`weights`"):
-        check_metrics(study, plan_runs(study))
+        check_weights(study)
+    (tmp_path / "study.yaml").write_text(json.dumps(tiny_study(evaluation=settings)))
+    for verb in ("plan", "run"):
+        assert (
+            run_command_line(["study", verb, "study.yaml", *(["--out", "out"] if verb == "run" else [])]) == 2
+        )
+    assert not (tmp_path / "out").exists()
 
 
 def test_sql_over_the_folders(finished: Path):

@@ -302,8 +302,13 @@ class RunConfig(Section):
 
     @property
     def identity(self) -> str:
-        """Return the first 12 hex digits of the sha256 of all that changes a trained number: not `probe`."""
-        canonical = json.dumps(self.model_dump(mode="json", exclude={"probe"}), sort_keys=True)
+        """Return the first 12 hex digits of the sha256 of all that changes a trained number.
+
+        `probe` and `compute.cuda_graphs` do not: they measure, and launch the same kernels in another way.
+        """
+        values = self.model_dump(mode="json", exclude={"probe"})
+        del values["compute"]["cuda_graphs"]
+        canonical = json.dumps(values, sort_keys=True)
         return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
     def to_yaml(self) -> str:

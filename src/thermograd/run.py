@@ -150,8 +150,8 @@ def train_run(
             began = begun_on(folder)
             if began not in (None, trainer.device.type):
                 on_message(
-                    f"warning: this run began on {began} and goes on on {trainer.device.type}: its numbers are not "
-                    f"those of an undisturbed run."
+                    f"warning: this run was begun on {began} and continues on {trainer.device.type}: its numbers are "
+                    f"not those of an undisturbed run."
                 )
         loop = _Loop(config, folder, data, trainer, len(order), on_step, on_message)
         step = loop.step = 0 if checkpoint is None else checkpoint.step

@@ -32,9 +32,11 @@ def doctor(as_json: bool) -> None:
         from thermograd.resolve import resolve
 
         config, _ = resolve("digits", overrides={"compute.device": str(device)})
-        graphs = describe_cuda_graphs(
-            build_model(config), torch.zeros(2, *config.model.image_shape, device=device)
-        )
+        try:
+            x = torch.zeros(2, *config.model.image_shape, device=device)
+            graphs = describe_cuda_graphs(build_model(config), x)
+        except RuntimeError as error:  # a GPU that does not work is what the table says
+            graphs = f"no: {str(error).splitlines()[0]}"
     gains = has_bfloat16() and device.type == "cpu"
     precision = (
         f"bfloat16-mixed for generators of width {BFLOAT16_WIDTH} or more, else float32"

@@ -61,11 +61,12 @@ def plan(file: Path, workers: int, as_json: bool) -> None:
 
 def _plan(file: Path, workers: int) -> tuple[dict[str, Any], Any]:
     from thermograd.study.file import read_study_file
-    from thermograd.study.plan import check_metrics, describe_plan, plan_runs, time_steps
+    from thermograd.study.plan import check_metrics, check_weights, describe_plan, plan_runs, time_steps
 
     described = read_study_file(file)
     runs = plan_runs(described)
     check_metrics(described, runs)
+    check_weights(described)
     planned = describe_plan(described, runs, time_steps(runs))
     planned["workers"] = workers
     planned["hours"] = planned["hours_on_one_worker"] / workers
@@ -111,12 +112,15 @@ def run(
     """
     from thermograd.study.file import read_study_file
     from thermograd.study.folder import make_study
-    from thermograd.study.plan import check_metrics, plan_runs
+    from thermograd.study.plan import check_metrics, check_weights, plan_runs
 
     _check_where(workers, scheduler, cluster)
     described = read_study_file(file)
     check_metrics(described, plan_runs(described))
-    folder = make_study(described, out or Path("studies") / described.name)
+    out = out or Path("studies") / described.name
+    if not out.exists():  # a study that is under way may do without them here
+        check_weights(described)
+    folder = make_study(described, out)
     _run(folder, workers, scheduler, cluster, attempts, as_json)
 
 

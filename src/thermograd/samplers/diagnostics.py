@@ -114,19 +114,23 @@ def ladder_warnings(ladder: Ladder) -> list[str]:
                 f"R-hat exceeds {R_HAT_LIMIT} for {share:.1%} of rungs and images (worst "
                 f"{float(worst[rung]):.2f} at t = {float(t[rung]):.3g}): chains have not mixed; run more steps."
             )
-    if trace is not None and len(trace) >= 20:  # so many rejections in a row are no chance
-        stuck = (trace == trace[0]).all(0).double().mean((1, 2))
+    if trace is not None:
+        stuck = (trace == trace[0]).all(0).sum((1, 2))
+        num_chains = trace[0, 0].numel()
+        acceptance = torch.full((len(t),), 0.5) if ladder.acceptance is None else ladder.acceptance
+        by_chance = num_chains * (1 - acceptance.to(t)) ** (len(trace) - 1)
+        stuck = torch.where(by_chance < 0.01, stuck, 0)
         if (stuck > 0).any():
             rung = int(stuck.argmax())
             warnings.append(
-                f"{float(stuck[rung]):.1%} of chains never moved at t = {float(t[rung]):.3g}, so an R-hat of 1 and an "
-                f"error of 0 mean nothing there: use a smaller step size."
+                f"{int(stuck[rung])} of {num_chains} chains never moved at t = {float(t[rung]):.3g}, so their error "
+                f"bars mean nothing: use a smaller step size."
             )
     if ladder.acceptance is not None and (ladder.acceptance < ACCEPTANCE_LIMIT).any():
         rung = int(ladder.acceptance.argmin())
         warnings.append(
             f"acceptance {float(ladder.acceptance[rung]):.3f} at t = {float(t[rung]):.3g} is below "
-            f"{ACCEPTANCE_LIMIT}: chains hardly move; use a smaller step size."
+            f"{ACCEPTANCE_LIMIT}: chains hardly move; use a smaller step size, or let it adapt for longer."
         )
     if ladder.swap_rates is not None and (ladder.swap_rates < SWAP_RATE_LIMIT).any():
         pair = int(ladder.swap_rates.argmin())

@@ -182,11 +182,9 @@ def check_metrics(study: StudyFile, runs: list[PlannedRun]) -> None:
     """Check that the runs will measure what the contrasts compare.
 
     Raises:
-        InputError: a distance by a network that the study does not use, one that has no labels to learn from, or
-            weights that are not at hand.
+        InputError: a distance by a network that the study does not use, or one that has no labels to learn from.
     """
     from thermograd.build import load_data
-    from thermograd.evaluation import make_extractor
 
     known: set[str] = set()
     extractor = study.evaluation.extractor
@@ -198,8 +196,6 @@ def check_metrics(study: StudyFile, runs: list[PlannedRun]) -> None:
             network = "classifier" if data.labels is not None else "efficientnet"
         if network == "classifier" and data.labels is None:
             raise InputError(f"`evaluation.extractor` classifier needs labels, and {data.name} has none.")
-        if network in ("efficientnet", "inception"):
-            make_extractor(network, data.name, {}, study.evaluation.weights)
         names = {"classifier": f"classifier-{data.name}", "efficientnet": "efficientnet-lite0"}
         if network in names:
             known |= {f"distance:{kind}-{names[network]}" for kind in ("fd", "kd", "fd-infinity")}
@@ -213,6 +209,18 @@ def check_metrics(study: StudyFile, runs: list[PlannedRun]) -> None:
                 f"`contrasts.{contrast.name}.metric` {contrast.metric!r} will not be measured"
                 f"{nearest(contrast.metric, sorted(known))}.".replace("?.", "?")
             )
+
+
+def check_weights(study: StudyFile) -> None:
+    """Check that the feature network which a study names has its weights on this machine.
+
+    Raises:
+        InputError: it has not.
+    """
+    from thermograd.evaluation import make_extractor
+
+    if study.evaluation.extractor in ("efficientnet", "inception"):
+        make_extractor(study.evaluation.extractor, "", {}, study.evaluation.weights)
 
 
 def time_steps(runs: list[PlannedRun]) -> dict[str, float]:

@@ -17,8 +17,9 @@ from thermograd.evidence import (
     stepping_stone,
     thermodynamic_integration,
 )
-from thermograd.evidence.annealing import FromBase
+from thermograd.evidence.annealing import FromBase, _spread_warnings
 from thermograd.evidence.control_variates import controlled, stein_functions
+from thermograd.evidence.result import log_mean_exp
 from thermograd.evidence.thermodynamic import _quadrature_error
 from thermograd.models.energy import EnergyNetwork
 from thermograd.models.grid import GridTwin
@@ -307,6 +308,16 @@ def test_the_partition_is_annealed_with_the_prior_s_step_size(monkeypatch: pytes
     sizes = torch.tensor([0.8, 0.1, 0.01, 0.01])
     annealed_importance_sampling(model, x, power_schedule(4, 2.0), MALA(sizes), 4, seeded(25))
     assert used == [pytest.approx(0.8)]
+
+
+def test_a_spread_that_few_chains_can_not_bear_is_told():
+    """With 4 chains a standard deviation of 1.9 biases the log of the mean weight by more than the error says."""
+    log_weights = 1.9 * torch.randn(4, 2000, generator=seeded(27), dtype=torch.float64)
+    bias = float((log_mean_exp(log_weights, 0) - 1.9**2 / 2).mean())
+    assert bias < -1.9 / 4**0.5 / 2
+    assert len(_spread_warnings(log_weights, "of annealing")) == 1
+    assert _spread_warnings(log_weights / 4, "of annealing") == []
+    assert _spread_warnings(torch.cat([log_weights] * 100), "of annealing") == []
 
 
 def test_weights_that_spread_are_told_for_the_partition_as_well():

@@ -109,6 +109,7 @@ def test_bias_error_and_cosine_are_recovered_and_the_noise_is_subtracted():
     truth = {
         "squared_bias": square,
         "mean_square_error": square + chains,
+        "squared_bias_of_all_data": square,
         "mean_square_error_of_all_data": square + both,
         "reference_mean_square": float((mean.square() + batch.square()).mean()),
     }
@@ -122,6 +123,7 @@ def test_bias_error_and_cosine_are_recovered_and_the_noise_is_subtracted():
     ratios = {
         "reference_relative_squared_error": 5 * 0.4**2 / length,
         "relative_squared_bias": float(bias.square().sum()) / length,
+        "relative_squared_bias_of_all_data": square / float(mean.square().mean()),
         "relative_mean_square_error": float((bias.square() + chain.square()).sum()) / length,
         "cosine": product / math.sqrt(length * estimate),
         "cosine_of_one": product / math.sqrt(length * (estimate + float(chain.square().sum()))),

@@ -16,7 +16,7 @@ from thermograd.cli import run as run_cli
 from thermograd.errors import InputError
 from thermograd.pictures import save_png
 from thermograd.report import write_report
-from thermograd.report.collect import Contrast, collect
+from thermograd.report.collect import QUANTITIES, Contrast, collect, with_probes
 from thermograd.report.conclusions import baseline, conclude, final_values, noise_floor
 from thermograd.report.tables import differences, gradients
 from thermograd.report.words import label, number
@@ -582,3 +582,21 @@ def test_a_browser_shows_everything(study: Path, page: str, tmp_path: Path, widt
     assert seen["out"] == []
     assert seen["loaded"] == len(FIGURES)
     assert seen["narrow"] == (len(FIGURES) if width == 390 else 0)
+
+
+def test_a_variance_that_could_not_be_told_is_not_replaced_by_an_older_one():
+    probes = pd.DataFrame(
+        {
+            "run": "a",
+            "network": "total",
+            "step": [1, 2, 2],
+            "source": ["probe", "probe", "reference"],
+            **dict.fromkeys(QUANTITIES, [1.0, 2.0, 3.0]),
+            "normalised_variance": [1.0, float("nan"), 3.0],
+            "relative_squared_bias": [float("nan"), float("nan"), 0.5],
+        }
+    )
+    table = with_probes(pd.DataFrame({"run": ["a", "a"], "step": [1, 2]}), probes)
+    assert table["total_variance"].tolist() == [1.0, 2.0]
+    assert math.isnan(table["normalised_variance"][1])
+    assert table["relative_squared_bias"][1] == 0.5

@@ -273,6 +273,9 @@ def test_matched_vanilla_spends_what_the_ladder_spends(tiny_study: MakeStudy):
     spent, wanted = (evaluations_per_image(runs[name].config) for name in ("matched", "complete-p3"))
     assert runs["matched"].config.gradient.num_chains > 1
     assert abs(spent - wanted) <= one_chain / 2
+    overridden = {**READY, "matched": {**READY["matched"], "gradient.num_chains": 2}}
+    again = by_arm(plan_runs(parse_study(tiny_study(arms=overridden))))["matched"]
+    assert evaluations_per_image(again.config) == spent
 
 
 def test_equal_evaluations_gives_each_arm_the_epochs_of_the_first_arms_budget(tiny_study: MakeStudy):

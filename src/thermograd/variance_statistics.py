@@ -176,6 +176,9 @@ def against_reference(moments: Moments, total_variance: Tensor) -> dict[str, Est
     - `squared_bias`: E_b |E[ĝ|b] - ∇_b|^2 / P, which may come out negative; `relative_squared_bias` over the above.
     - `mean_square_error`: squared bias + chain variance, of one estimate around its own batch's gradient;
       `relative_mean_square_error` over the reference's.
+    - `squared_bias_of_all_data`: |E ĝ - E ∇|^2 / P, that of the gradient of all data;
+      `relative_squared_bias_of_all_data` over |E ∇|^2 / P. An estimator of another objective shows here: a batch's
+      gradient is mostly its own noise, and a bias that is small beside that may be large beside E ∇.
     - `mean_square_error_of_all_data`: |E ĝ - E ∇|^2 / P + total variance, around the gradient of all data.
     - `cosine`: of E[ĝ|b] and ∇_b, pooled over batches; `cosine_of_one`: of one estimate ĝ_br and ∇_b.
 
@@ -200,7 +203,11 @@ def against_reference(moments: Moments, total_variance: Tensor) -> dict[str, Est
     length = mean(reference.gram.diagonal(dim1=-2, dim2=-1) - reference.squared_error)
     bias = mean(difference.diagonal(dim1=-2, dim2=-1) - noise - reference.squared_error)
     error = bias + mean(moments.within) / (repeats - 1)
-    mean_bias = _pair_sums(difference, keep)[1] / (count * (count - 1)) / size
+    pairs = count * (count - 1) * size
+    mean_bias, mean_length = (
+        _pair_sums(difference, keep)[1] / pairs,
+        _pair_sums(reference.gram, keep)[1] / pairs,
+    )
     return {
         "reference_mean_square": jackknife(length, log=True),
         "reference_relative_squared_error": jackknife(
@@ -210,6 +217,8 @@ def against_reference(moments: Moments, total_variance: Tensor) -> dict[str, Est
         "relative_squared_bias": jackknife(_ratio(bias, length)),
         "mean_square_error": jackknife(error, log=True),
         "relative_mean_square_error": jackknife(_ratio(error, length), log=True),
+        "squared_bias_of_all_data": jackknife(mean_bias),
+        "relative_squared_bias_of_all_data": jackknife(_ratio(mean_bias, mean_length)),
         "mean_square_error_of_all_data": jackknife(mean_bias + total_variance, log=True),
         "cosine": jackknife(_ratio(product, _root(mean(square - noise) * length))),
         "cosine_of_one": jackknife(_ratio(product, _root(mean(square + moments.within / repeats) * length))),

@@ -164,8 +164,7 @@ def with_probes(table: "pd.DataFrame", probes: "pd.DataFrame") -> "pd.DataFrame"
     extra = []
     for run, step in zip(table["run"], table["step"], strict=True):
         found = probes[(probes["run"] == run) & (probes["network"] == "total") & (probes["step"] <= step)]
-        # The last finite number of each: bias is measured more seldom than variance.
-        extra.append({name: _last(of_source(found, name)[name]) for name in names})
+        extra.append({name: _last(found, name) for name in names})
     return pd.concat([table.reset_index(drop=True), pd.DataFrame(extra, columns=names)], axis=1)
 
 
@@ -179,9 +178,15 @@ def of_source(rows: "pd.DataFrame", name: str) -> "pd.DataFrame":
     return own if len(own) else rows
 
 
-def _last(values: "pd.Series") -> float:
-    finite = values.dropna()
-    return float(finite.iloc[-1]) if len(finite) else float("nan")
+def _last(rows: "pd.DataFrame", name: str) -> float:
+    """Return what the last probe found, or the last reference for what probes do not tell.
+
+    A normalised variance that could not be told, where the mean gradient drowns in noise, stays unknown: an older one
+    in its place would be the smaller the worse the run.
+    """
+    probed = rows[rows["source"] == "probe"].sort_values("step", kind="stable")
+    known = of_source(rows, name) if name in AGAINST_REFERENCE or not len(probed) else probed
+    return float(known[name].iloc[-1]) if len(known) else float("nan")
 
 
 # --- metrics ---

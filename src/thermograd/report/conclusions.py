@@ -277,8 +277,11 @@ def _associate(table: "pd.DataFrame", metric: str | None) -> AssociationResult:
 
 
 def variance_column(table: "pd.DataFrame") -> str | None:
-    """Return the column that stands for variance: normalised where most rows have it, else the total, or None."""
-    for name in ("normalised_variance", "total_variance"):
+    """Return the column that stands for variance within an arm: the total where most rows have it, or None.
+
+    There the means agree, and the normalised one adds the error of its denominator.
+    """
+    for name in ("total_variance", "normalised_variance"):
         if name in table and table[name].notna().mean() > 0.5:
             return name
     return None

@@ -18,34 +18,38 @@ if TYPE_CHECKING:
 
 
 def distance_against_variance(data: StudyData, metric: str | None) -> Plot | Missing:
-    """Draw the distance against the variance at the end, a row a model, bias and p as colour."""
+    """Draw the distance against the variance at the end, a row a model and kind of variance, bias and p as colour."""
     title = "Distance against the variance of the gradient"
-    variance = variance_column(data.table)
-    if metric is None or variance is None:
+    if metric is None or variance_column(data.table) is None:
         return Missing(title, "it takes both a distance and probes of the gradient (probe.every).")
     rows = data.table[(data.table["split"] == "test") & data.table["is_final"].astype(bool)]
-    rows = rows[(rows[variance] > 0) & rows[metric].notna()]
-    if len(rows) < 3:
+    rows = rows[rows[metric].notna()]
+    kinds = [name for name in VARIANCES if name in rows and (rows[name] > 0).sum() >= 3]
+    if not kinds:
         return Missing(title, "fewer than three runs have come to their end.")
     rows = rows.assign(
         p=rows["power"].where((rows["estimator"] != "maximum-likelihood") & (rows["schedule"] == "power"))
     )
     colours = {"relative_squared_bias": "relative squared bias", "p": "power p of the schedule"}
     colours = {name: words for name, words in colours.items() if rows[name].notna().any()} or {"": ""}
-    models = list(dict.fromkeys(zip(rows["network"], rows["latent_dim"], strict=True)))
-    slopes = []
-    for network, latent_dim in models:
-        mine = rows[(rows["network"] == network) & (rows["latent_dim"] == latent_dim)]
-        slopes.append(f"{network}, {latent_dim} latent numbers: {_slope_words(mine, variance, metric)}")
+    models = dict.fromkeys(zip(rows["network"], rows["latent_dim"], strict=True))
+    parts = [
+        (network, latent_dim, kind, _part(rows, network, latent_dim, kind))
+        for network, latent_dim in models
+        for kind in kinds
+    ]
+    slopes = [
+        f"{network}, {latent_dim} latent numbers, {label(kind)}: {_slope_words(mine, kind, metric)}"
+        for network, latent_dim, kind, mine in parts
+    ]
 
     def draw(narrow: bool) -> "Figure":
-        figure, axes = panels(len(models) * len(colours), narrow, columns=len(colours), height=3.0)
+        figure, axes = panels(len(parts) * len(colours), narrow, columns=len(colours), height=3.0)
         for i, ax in enumerate(axes):
-            network, latent_dim = models[i // len(colours)]
+            network, latent_dim, kind, mine = parts[i // len(colours)]
             name = list(colours)[i % len(colours)]
-            mine = rows[(rows["network"] == network) & (rows["latent_dim"] == latent_dim)]
-            _scatter(figure, ax, mine, variance, metric, name, colours[name])
-            ax.set(xlabel=label(variance), ylabel=label(metric), title=f"{network}, d = {latent_dim}")
+            _scatter(figure, ax, mine, kind, metric, name, colours[name])
+            ax.set(xlabel=label(kind), ylabel=label(metric), title=f"{network}, d = {latent_dim}")
         return figure
 
     note = (
@@ -56,11 +60,21 @@ def distance_against_variance(data: StudyData, metric: str | None) -> Plot | Mis
     return Plot(
         "distance_against_variance",
         title,
-        f"A dot is a run at its end, on the test set. The line is a least squares fit over all arms, its band the 95 % "
-        f"interval over resampled seeds. Arms differ in more than variance, so its slope is no effect of variance. "
+        f"A dot is a run at its end, on the test set. The line is a least squares fit over all arms, its band the "
+        f"95 % interval over resampled seeds. Arms differ in more than variance, so its slope is no effect of "
+        f"variance; nor is either variance the right one across arms: the total goes with the length of the gradient, "
+        f"the normalised one divides by it, and arms of other objectives have other lengths. "
         f"Slopes: {'; '.join(slopes)}.{note}",
         draw,
     )
+
+
+VARIANCES = ("total_variance", "normalised_variance")
+
+
+def _part(rows: "pd.DataFrame", network: str, latent_dim: int, kind: str) -> "pd.DataFrame":
+    """Return the runs of a model whose variance of this kind is known."""
+    return rows[(rows["network"] == network) & (rows["latent_dim"] == latent_dim) & (rows[kind] > 0)]
 
 
 def _fit(rows: "pd.DataFrame", variance: str, metric: str, grid: np.ndarray) -> Line | None:

@@ -126,7 +126,8 @@ def _match_compute(study: StudyFile, arms: list[Arm]) -> list[tuple[RunConfig, d
             raise InputError(
                 f"`arms.{arm.name}.to` names no arm {to!r}{nearest(to, list(by_name))}.".replace("?.", "?")
             )
-        chains = max(1, round(evaluations_per_image(target) / evaluations_per_image(configs[i])))
+        of_one_chain = evaluations_per_image(configs[i]) / configs[i].gradient.num_chains
+        chains = max(1, round(evaluations_per_image(target) / of_one_chain))
         overrides[i]["gradient.num_chains"] = chains
     return [
         (_resolve(study, arm.name, o, study.seeds[0])[0], o) for arm, o in zip(arms, overrides, strict=True)

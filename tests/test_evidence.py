@@ -487,6 +487,17 @@ def test_too_few_draws_for_control_variates_are_named(big_twin):
     assert any("20 draws on a rung are too few for control variates" in line for line in result.warnings)
 
 
+@pytest.mark.parametrize("method", ["thermodynamic", "stepping-stone", "annealed-importance-sampling"])
+def test_few_chains_that_adapt_are_named(big_twin, method):
+    model, x = big_twin
+    told = {
+        count: any("adapt step sizes" in line for line in result.warnings)
+        for count in (1, 8)
+        for result in [estimate_evidence(model, x[:count], method=method, generator=seeded(39))]
+    }
+    assert told == {1: True, 8: False}
+
+
 def test_quadrature_dominated_error_bars_are_named(big_twin):
     model, x = big_twin
     ladder = exact_ladder(model, x[:8], power_schedule(3, 3.0), 3000, seeded(39))

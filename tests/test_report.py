@@ -591,7 +591,7 @@ def test_a_variance_that_could_not_be_told_is_not_replaced_by_an_older_one():
             "network": "total",
             "step": [1, 2, 2],
             "source": ["probe", "probe", "reference"],
-            **dict.fromkeys(QUANTITIES, [1.0, 2.0, 3.0]),
+            **{name: [1.0, 2.0, 3.0] for name in QUANTITIES},
             "normalised_variance": [1.0, float("nan"), 3.0],
             "relative_squared_bias": [float("nan"), float("nan"), 0.5],
         }

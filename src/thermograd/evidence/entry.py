@@ -24,6 +24,8 @@ METHODS: tuple[Method, ...] = get_args(Method)
 PILOT_POWER = 4.0
 IMAGE_RUNGS, IMAGE_STEPS, IMAGE_PILOT_STEPS = 24, 100, 60
 """Of models trained on images, whose chains settle later than those of the closed-form models."""
+ADAPTING_STEPS = 160
+"""Pilot steps of all chains of a rung together, images times chains, below which their step sizes are noise."""
 ANNEALED_CHAINS = 4  # fewer give no error bar; more take temperatures away at the same cost
 
 
@@ -111,8 +113,9 @@ def estimate_evidence(
         generator,
         chunk_size,
     )
+    few = _few_chains(num_chains * len(x), num_pilot_steps)
     if method == "annealed-importance-sampling":
-        return _anneal(
+        result = _anneal(
             model,
             x,
             pilot,
@@ -121,6 +124,7 @@ def estimate_evidence(
             exact_prior_latents,
             chunk_size,
         )
+        return replace(result, warnings=(*result.warnings, *few))
     controls = method == "thermodynamic" and num_steps * num_chains >= num_draws_needed(model.latent_dim)
     ladder = sample_ladder(
         model,
@@ -140,7 +144,8 @@ def estimate_evidence(
     )
     ladder = replace(ladder, num_evaluations=ladder.num_evaluations + pilot.num_evaluations)
     if method == "stepping-stone":
-        return stepping_stone(ladder)
+        result = stepping_stone(ladder)
+        return replace(result, warnings=(*result.warnings, *few))
     result = thermodynamic_integration(ladder, rule, controls)
     if controls:
         plain = thermodynamic_integration(ladder, rule, False)
@@ -151,7 +156,17 @@ def estimate_evidence(
             f"latents: {num_draws_needed(model.latent_dim)} are needed; went on without."
         )
         result = replace(result, warnings=(*result.warnings, line))
-    return result
+    return replace(result, warnings=(*result.warnings, *few))
+
+
+def _few_chains(num_chains: int, num_pilot_steps: int) -> list[str]:
+    """Return a warning where too few chains share a rung's step size for so short a pilot."""
+    if num_chains * num_pilot_steps >= ADAPTING_STEPS:
+        return []
+    return [
+        f"{num_chains} chain(s) a rung with {num_pilot_steps} pilot steps adapt step sizes and schedule poorly, so "
+        f"error bars may be too small: take more images at once, more chains or more pilot steps."
+    ]
 
 
 def _bias_of_controls(controlled: Evidence, plain: Evidence) -> list[str]:

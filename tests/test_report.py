@@ -588,6 +588,7 @@ def test_a_variance_that_could_not_be_told_is_not_replaced_by_an_older_one():
     probes = pd.DataFrame(
         {
             "run": "a",
+            "arm": "noise",
             "network": "total",
             "step": [1, 2, 2],
             "source": ["probe", "probe", "reference"],
@@ -600,3 +601,6 @@ def test_a_variance_that_could_not_be_told_is_not_replaced_by_an_older_one():
     assert table["total_variance"].tolist() == [1.0, 2.0]
     assert math.isnan(table["normalised_variance"][1])
     assert table["relative_squared_bias"][1] == 0.5
+    row = gradients(probes, {"noise": None}).iloc[0]
+    assert row["total_variance"] == 2.0
+    assert math.isnan(row["normalised_variance"])

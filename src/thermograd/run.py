@@ -23,11 +23,11 @@ from thermograd.models.latent_ebm import LatentEBM
 from thermograd.pictures import image_grid, pairs_grid, save_curves, save_png
 from thermograd.probe import Probe
 from thermograd.run_folder import (
-    begun_on,
     claim_folder,
     end_torn_line,
     only_writer,
     read_config,
+    read_environment,
     read_metrics,
     write_model_card,
     write_status,
@@ -147,10 +147,11 @@ def train_run(
             _check_same(checkpoint, config, data)
             _restore(trainer, checkpoint)
             on_message(f"Going on from {checkpoint.path.name}.")
-            began = begun_on(folder)
-            if began not in (None, trainer.device.type):
+            kind = trainer.device.type
+            began = read_environment(folder).get("device", kind).split(":")[0]
+            if began != kind:
                 on_message(
-                    f"warning: this run was begun on {began} and continues on {trainer.device.type}: its numbers are "
+                    f"warning: this run was begun on {began} and continues on {kind}: its numbers are "
                     f"not those of an undisturbed run."
                 )
         loop = _Loop(config, folder, data, trainer, len(order), on_step, on_message)
@@ -310,7 +311,7 @@ def _restore(trainer: Trainer, checkpoint: Checkpoint) -> None:
 def _use_threads(config: RunConfig, folder: Path | None) -> None:
     """Use the config's threads, or those with which the run began: their number changes the last bits."""
     threads = config.compute.num_threads
-    if threads is None and folder is not None and (folder / "environment.json").is_file():
-        threads = json.loads((folder / "environment.json").read_text())["num_threads"]
+    if threads is None and folder is not None:
+        threads = read_environment(folder).get("num_threads")
     if threads is not None:
         torch.set_num_threads(threads)

@@ -91,12 +91,10 @@ def environment(device: torch.device) -> dict[str, Any]:
     }
 
 
-def begun_on(folder: Path) -> str | None:
-    """Return the kind of device, "cpu" or "cuda", on which a run began, or None where that was not kept."""
+def read_environment(folder: Path) -> dict[str, Any]:
+    """Return what `environment` found when a run began, empty where that was not kept."""
     file = folder / "environment.json"
-    if not file.is_file():
-        return None
-    return str(json.loads(file.read_text())["device"]).split(":")[0]
+    return json.loads(file.read_text()) if file.is_file() else {}
 
 
 def processor_name() -> str:

@@ -204,10 +204,8 @@ def against_reference(moments: Moments, total_variance: Tensor) -> dict[str, Est
     bias = mean(difference.diagonal(dim1=-2, dim2=-1) - noise - reference.squared_error)
     error = bias + mean(moments.within) / (repeats - 1)
     pairs = count * (count - 1) * size
-    mean_bias, mean_length = (
-        _pair_sums(difference, keep)[1] / pairs,
-        _pair_sums(reference.gram, keep)[1] / pairs,
-    )
+    mean_bias = _pair_sums(difference, keep)[1] / pairs
+    mean_length = _pair_sums(reference.gram, keep)[1] / pairs
     return {
         "reference_mean_square": jackknife(length, log=True),
         "reference_relative_squared_error": jackknife(

@@ -112,15 +112,10 @@ def run(
     """
     from thermograd.study.file import read_study_file
     from thermograd.study.folder import make_study
-    from thermograd.study.plan import check_metrics, check_weights, plan_runs
 
     _check_where(workers, scheduler, cluster)
     described = read_study_file(file)
-    check_metrics(described, plan_runs(described))
-    out = out or Path("studies") / described.name
-    if not out.exists():  # a study that is under way may do without them here
-        check_weights(described)
-    folder = make_study(described, out)
+    folder = make_study(described, out or Path("studies") / described.name)
     _run(folder, workers, scheduler, cluster, attempts, as_json)
 
 
@@ -141,11 +136,9 @@ def add(
     """
     from thermograd.study.file import read_study_file
     from thermograd.study.folder import extend_study
-    from thermograd.study.plan import check_metrics, plan_runs
 
     _check_where(workers, scheduler, cluster)
     described = read_study_file(file)
-    check_metrics(described, plan_runs(described))
     folder, num_new = extend_study(described, out or Path("studies") / described.name)
     click.echo(f"{num_new} new runs.", err=True)
     _run(folder, workers, scheduler, cluster, attempts, as_json)

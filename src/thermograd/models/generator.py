@@ -60,9 +60,8 @@ class DoublingConvolution(nn.ConvTranspose2d):
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         """Return (N, C_out, 2H, 2W) of (N, C_in, H, W)."""
         padded = functional.pad(self.weight, (0, 1, 0, 1))
-        kernel = padded[
-            :, :, self.meet[:, None, :, None], self.meet[None, :, None, :]
-        ]  # (C_in, C_out, a, b, 3, 3)
+        rows, columns = self.meet[:, None, :, None], self.meet[None, :, None, :]
+        kernel = padded[:, :, rows, columns]  # (C_in, C_out, a, b, 3, 3)
         kernel = kernel.permute(1, 2, 3, 0, 4, 5).reshape(-1, self.in_channels, 3, 3)
         bias = None if self.bias is None else self.bias.repeat_interleave(4)
         return functional.pixel_shuffle(functional.conv2d(input, kernel, bias, padding=1), 2)

@@ -171,22 +171,21 @@ def with_probes(table: "pd.DataFrame", probes: "pd.DataFrame") -> "pd.DataFrame"
 def of_source(rows: "pd.DataFrame", name: str) -> "pd.DataFrame":
     """Return the rows that tell a quantity, by step: variance from probes where there are any, bias from references.
 
-    A reference is measured apart, most often with batches and chains of other numbers than the run's.
+    A reference is measured apart, most often with batches and chains of other numbers than the run's. A probe whose
+    normalised variance could not be told, since the mean gradient drowns in noise, is among the rows: an older number
+    in its place would be the smaller the worse the run.
     """
-    rows = rows.dropna(subset=[name]).sort_values("step", kind="stable")
-    own = rows[rows["source"] == ("reference" if name in AGAINST_REFERENCE else "probe")]
-    return own if len(own) else rows
+    rows = rows.sort_values("step", kind="stable")
+    known = rows.dropna(subset=[name])
+    among, source = (known, "reference") if name in AGAINST_REFERENCE else (rows, "probe")
+    own = among[among["source"] == source]
+    return own if len(own) else known
 
 
 def _last(rows: "pd.DataFrame", name: str) -> float:
-    """Return what the last probe found, or the last reference for what probes do not tell.
-
-    A normalised variance that could not be told, where the mean gradient drowns in noise, stays unknown: an older one
-    in its place would be the smaller the worse the run.
-    """
-    probed = rows[rows["source"] == "probe"].sort_values("step", kind="stable")
-    known = of_source(rows, name) if name in AGAINST_REFERENCE or not len(probed) else probed
-    return float(known[name].iloc[-1]) if len(known) else float("nan")
+    """Return what the last row that tells a quantity says, NaN where there is none."""
+    told = of_source(rows, name)[name]
+    return float(told.iloc[-1]) if len(told) else float("nan")
 
 
 # --- metrics ---

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+VARIANCES = ("total_variance", "normalised_variance")
+
+
 def distance_against_variance(data: StudyData, metric: str | None) -> Plot | Missing:
     """Draw the distance against the variance at the end, a row a model and kind of variance, bias and p as colour."""
     title = "Distance against the variance of the gradient"
@@ -67,9 +70,6 @@ def distance_against_variance(data: StudyData, metric: str | None) -> Plot | Mis
         f"Slopes: {'; '.join(slopes)}.{note}",
         draw,
     )
-
-
-VARIANCES = ("total_variance", "normalised_variance")
 
 
 def _part(rows: "pd.DataFrame", network: str, latent_dim: int, kind: str) -> "pd.DataFrame":

@@ -79,7 +79,9 @@ def gradients(probes: "pd.DataFrame", arms: Mapping[str, str | None]) -> "pd.Dat
     for (arm, network), group in probes.groupby(["arm", "network"], sort=False):
         row: dict[str, object] = {"arm": arm, "network": network, "seeds": group["run"].nunique()}
         for name in QUANTITIES:
-            last = of_source(group, name).groupby("run", sort=False)[name].last().to_numpy(dtype=float)
+            last = (
+                of_source(group, name).groupby("run", sort=False).tail(1)[name].dropna().to_numpy(dtype=float)
+            )
             if len(last):
                 row |= _columns(mean_interval(last), name)
         rows.append(row)

@@ -86,9 +86,7 @@ class Claim:
                 if time.time() - self.file.stat().st_mtime > STALE and self._was_taken_over():
                     os._exit(1)
                 os.utime(self.file)
-            except (
-                OSError
-            ):  # a network file system that does not answer for a moment: the next beat asks again
+            except OSError:  # a network file system does not answer for a moment; the next beat asks again
                 continue
 
     def _was_taken_over(self) -> bool:

@@ -20,7 +20,7 @@ from thermograd.errors import InputError
 from thermograd.files import write_atomically
 from thermograd.study.attempts import Attempt, read_attempts
 from thermograd.study.file import EvaluationConfig, StudyFile, parse_study
-from thermograd.study.plan import PlannedRun, plan_runs
+from thermograd.study.plan import PlannedRun, check_metrics, check_weights, plan_runs
 
 FROZEN = ("name", "preset", "overrides", "equal", "evaluation", "contrasts")
 """What a study can not change once it has begun: contrasts are only worth something if they were named before."""
@@ -80,7 +80,8 @@ def make_study(file: StudyFile, path: Path) -> StudyFolder:
     """Make a study folder, or open it where it holds the same study.
 
     Raises:
-        InputError: the folder holds something else, or another version of the study.
+        InputError: the folder holds something else, or another version of the study; or a new study can not measure
+            what it compares.
     """
     if (path / "study.json").is_file():
         held = open_study(path)
@@ -93,7 +94,10 @@ def make_study(file: StudyFile, path: Path) -> StudyFolder:
         return held
     if path.exists() and (not path.is_dir() or {entry.name for entry in path.iterdir()} - _begun()):
         raise InputError(f"`out` {path} is not empty and holds no study.")
-    _write(path, file, [_as_run(run, 0) for run in plan_runs(file)], [{"time": time.time(), "version": 0}])
+    planned = plan_runs(file)
+    check_metrics(file, planned)
+    check_weights(file)  # a study that is under way may do without them here
+    _write(path, file, [_as_run(run, 0) for run in planned], [{"time": time.time(), "version": 0}])
     return open_study(path)
 
 
@@ -108,6 +112,7 @@ def extend_study(file: StudyFile, path: Path) -> tuple[StudyFolder, int]:
         if getattr(held.study, name) != getattr(file, name):
             raise InputError(f"`{name}` can not change once a study has begun; start another study.")
     planned = plan_runs(file)
+    check_metrics(file, planned)
     known = {run.identity: run for run in held.runs}
     lacking = set(known) - {run.config.identity for run in planned}
     if lacking:

@@ -13,15 +13,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from thermograd.build import batch_images
-from thermograd.gradients import ESTIMATORS, PRIOR_RULES, compute_weights, learning_gradient
+from thermograd.config.resolve import resolve
+from thermograd.gradients.backward import learning_gradient
+from thermograd.gradients.rules import ESTIMATORS, PRIOR_RULES, compute_weights
+from thermograd.ladders.ladder import Ladder, sample_ladder
+from thermograd.ladders.schedules import power_schedule
 from thermograd.models.latent_ebm import LatentEBM
-from thermograd.resolve import resolve
-from thermograd.run import load_run, train_run
-from thermograd.samplers.ladder import Kernel, Ladder, sample_ladder
+from thermograd.runs.run import load_run
+from thermograd.runs.train import train_run
 from thermograd.samplers.langevin import ULA
 from thermograd.samplers.mala import MALA
-from thermograd.schedules import power_schedule
+from thermograd.samplers.prior import Kernel
+from thermograd.training.builder import batch_images
 
 BATCH = 48
 PERSISTENT = {

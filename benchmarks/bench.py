@@ -21,8 +21,8 @@ from accuracy import bfloat16_of_run, gradient_errors, make_run
 from steps import LADDER, compare, compare_complete, multiply_adds, our_step
 from timing import Times, matmul_rates, race_apart
 
-from thermograd.memory import peak_memory
-from thermograd.resolve import resolve
+from thermograd.config.resolve import resolve
+from thermograd.machine import peak_memory
 
 CASES = [("mnist", 128, False), ("svhn", 100, False), ("mnist", 128, True), ("svhn", 10, True)]
 """Preset, batch size, ladder; the SVHN ladder has a small batch, since its plain loop takes a minute otherwise."""

@@ -33,7 +33,7 @@ def measure_ours() -> dict[str, Any]:
     """Return the twin as lists, the exact log p(x) and our errors."""
     import torch
 
-    from thermograd.evidence.entry import estimate_evidence
+    from thermograd.evidence.estimate import estimate_evidence
     from thermograd.models.linear_gaussian import LinearGaussian
 
     torch.set_num_threads(1)

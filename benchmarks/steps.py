@@ -7,11 +7,11 @@ import torch
 from plain_loop import PlainModel, PlainTrainer
 from timing import Make, Times, race_apart
 
-from thermograd.build import build_model
-from thermograd.config import RunConfig
-from thermograd.quadrature import trapezoid_weights
-from thermograd.resolve import resolve
-from thermograd.training import Trainer, make_schedule
+from thermograd.config.resolve import resolve
+from thermograd.config.schema import RunConfig
+from thermograd.ladders.quadrature import trapezoid_weights
+from thermograd.training.builder import build_model
+from thermograd.training.trainer import Trainer, make_schedule
 
 PUBLISHED: dict[str, Any] = {
     "prior_chains.start": "base",

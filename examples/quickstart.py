@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
-from thermograd.evaluation import evaluate_run
-from thermograd.generation import sample_images
-from thermograd.pictures import image_grid, save_png
-from thermograd.resolve import resolve
-from thermograd.run import load_run, train_run
+from thermograd.config.resolve import resolve
+from thermograd.evaluation.evaluate import evaluate_run
+from thermograd.runs.pictures import image_grid, save_png
+from thermograd.runs.run import load_run
+from thermograd.runs.train import train_run
+from thermograd.training.samples import sample_images
 
 config, requested = resolve("digits", overrides={"training.num_epochs": 5})
 train_run(config, Path("runs/quickstart"), requested=requested)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from thermograd.config import RunConfig
-from thermograd.resolve import resolve
+from thermograd.config.resolve import resolve
+from thermograd.config.schema import RunConfig
 
 
 @pytest.fixture(scope="session", autouse=True)

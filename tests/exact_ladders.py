@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from thermograd.gradients import Weights
+from thermograd.gradients.rules import Weights
+from thermograd.ladders.ladder import Ladder
+from thermograd.ladders.schedules import power_schedule
 from thermograd.models.energy import EnergyNetwork
 from thermograd.models.exact_twin import ExactTwin
 from thermograd.models.generator import DenseGenerator
@@ -19,8 +21,6 @@ from thermograd.models.grid import GridTwin
 from thermograd.models.latent_ebm import LatentEBM
 from thermograd.models.latent_model import LatentModel
 from thermograd.models.linear_gaussian import LinearGaussian
-from thermograd.samplers.ladder import Ladder
-from thermograd.schedules import power_schedule
 
 TWINS = ("linear", "grid")
 SCHEDULE = power_schedule(5, 2.0)

@@ -12,10 +12,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from thermograd.build import build_model
-from thermograd.config import RunConfig
-from thermograd.gradients import ESTIMATORS, PRIOR_RULES, compute_weights, learning_gradient
-from thermograd.memory import keep_freed_memory, peak_memory
+from thermograd.config.resolve import resolve
+from thermograd.config.schema import RunConfig
+from thermograd.gradients.backward import learning_gradient
+from thermograd.gradients.rules import ESTIMATORS, PRIOR_RULES, compute_weights
+from thermograd.ladders.ladder import Ladder, sample_ladder
+from thermograd.ladders.quadrature import trapezoid_weights
+from thermograd.ladders.schedules import power_schedule
+from thermograd.machine import keep_freed_memory, peak_memory
 from thermograd.models.generator import (
     BFLOAT16_WIDTH,
     Bfloat16Generator,
@@ -25,14 +29,12 @@ from thermograd.models.generator import (
     choose_precision,
 )
 from thermograd.models.latent_ebm import LatentEBM
-from thermograd.quadrature import trapezoid_weights
-from thermograd.resolve import resolve
-from thermograd.samplers.ladder import Ladder, sample_ladder, sample_prior
 from thermograd.samplers.langevin import ULA
 from thermograd.samplers.mala import MALA
+from thermograd.samplers.prior import sample_prior
 from thermograd.samplers.target import Target
-from thermograd.schedules import power_schedule
-from thermograd.training import Trainer
+from thermograd.training.builder import build_model
+from thermograd.training.trainer import Trainer
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 PRIOR_STEPS, STEPS, BATCH = 60, 20, 4

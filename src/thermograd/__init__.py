@@ -1,3 +1,5 @@
 """thermograd: latent space energy-based prior models, trained and measured with proven gradients."""
 
-__version__ = "0.1.0"
+from thermograd.version import __version__
+
+__all__ = ["__version__"]

@@ -1,5 +1,6 @@
-"""Small files: written whole or not at all, and YAML read with errors that name the file."""
+"""Files: written whole or not at all, read with errors that name them, and the one folder of caches."""
 
+import hashlib
 import os
 from pathlib import Path
 from typing import Any
@@ -43,3 +44,19 @@ def read_yaml(file: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise InputError(f"`config` {file} must hold a mapping of settings, got {type(values).__name__}.")
     return values
+
+
+def sha256(file: Path) -> str:
+    """Return the sha256 of a file, in hex."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def cache_folder() -> Path:
+    """Return $THERMOGRAD_CACHE, or the user's cache folder for thermograd. Creates nothing."""
+    chosen = os.environ.get("THERMOGRAD_CACHE")
+    if chosen:
+        return Path(chosen).expanduser()
+    import pooch
+
+    return Path(pooch.os_cache("thermograd"))

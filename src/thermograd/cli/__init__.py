@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 import click
 
-from thermograd import __version__
 from thermograd.cli import data, doctor, measure, report, study, train, validate, variance
 from thermograd.errors import InputError, RunError
+from thermograd.version import __version__
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

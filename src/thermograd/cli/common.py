@@ -9,8 +9,7 @@ from typing import Any
 import click
 import yaml
 
-from thermograd.errors import InputError
-from thermograd.resolve import nearest
+from thermograd.errors import InputError, nearest
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object, for machines.")
 folder_argument = click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))

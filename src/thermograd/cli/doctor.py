@@ -14,10 +14,10 @@ def doctor(as_json: bool) -> None:
 
     import torch
 
-    from thermograd.build import resolve_device
-    from thermograd.data import cache_folder, list_datasets
+    from thermograd.data import list_datasets
+    from thermograd.files import cache_folder
+    from thermograd.machine import environment, resolve_device
     from thermograd.models.generator import BFLOAT16_WIDTH, has_bfloat16
-    from thermograd.run_folder import environment
 
     device = resolve_device("auto")
     with warnings.catch_warnings():
@@ -27,9 +27,9 @@ def doctor(as_json: bool) -> None:
     found = {entry.name: None if path is None else str(path) for entry, path in list_datasets()}
     graphs = "no GPU"
     if device.type == "cuda":
-        from thermograd.build import build_model
+        from thermograd.config.resolve import resolve
         from thermograd.models.cuda_graphs import describe_cuda_graphs
-        from thermograd.resolve import resolve
+        from thermograd.training.builder import build_model
 
         config, _ = resolve("digits", overrides={"compute.device": str(device)})
         try:

@@ -24,9 +24,9 @@ def sample(
     folder: Path, num: int, out: Path | None, seed: int, checkpoint: str | None, as_json: bool
 ) -> None:
     """Draw images from the model in DIR."""
-    from thermograd.generation import sample_images
-    from thermograd.pictures import image_grid, save_png
-    from thermograd.run import load_run
+    from thermograd.runs.pictures import image_grid, save_png
+    from thermograd.runs.run import load_run
+    from thermograd.training.samples import sample_images
 
     run = load_run(folder, checkpoint)
     samples = sample_images(run.model, run.prior_chains, num, seed)
@@ -88,8 +88,10 @@ def evaluate(
     Reconstruction, energies, log p(x) with its error, distances of samples to test and train images with their
     floor, and the nearest training images. Everything is added to DIR/evaluation.json.
     """
-    from thermograd.evaluation import EvaluationSettings, evaluate_run, score_folder
-    from thermograd.run import load_run
+    from thermograd.evaluation.distances import score_folder
+    from thermograd.evaluation.evaluate import evaluate_run
+    from thermograd.evaluation.settings import EvaluationSettings
+    from thermograd.runs.run import load_run
 
     settings = EvaluationSettings(
         split=split,
@@ -122,7 +124,7 @@ def evaluate(
 
 
 def _checkpoints(folder: Path, which: str) -> list[str | None]:
-    from thermograd.checkpoint import list_checkpoints
+    from thermograd.runs.checkpoint import list_checkpoints
 
     if which == "all":
         found = [path.name for path in list_checkpoints(folder / "checkpoints")]
@@ -195,7 +197,7 @@ def _print_distances(distances: list[dict[str, Any]]) -> None:
 @json_option
 def compare(folders: tuple[Path, ...], as_json: bool) -> None:
     """Put evaluated runs side by side, with 95 % intervals."""
-    from thermograd.comparison import compare_runs
+    from thermograd.evaluation.compare import compare_runs
 
     record = compare_runs(folders)
 
@@ -234,8 +236,8 @@ def evidence(
     folder: Path, split: str, num: int, method: Any, num_rungs: int, num_steps: int, seed: int, as_json: bool
 ) -> None:
     """Estimate log p(x) of images, each with its error bars; writes a table and a picture of E_t[l]."""
-    from thermograd.evidence_table import evidence_of_run
-    from thermograd.run import load_run
+    from thermograd.evaluation.evidence import evidence_of_run
+    from thermograd.runs.run import load_run
 
     record = evidence_of_run(
         load_run(folder),

@@ -15,7 +15,7 @@ def report(folder: Path, as_json: bool) -> None:
 
     Reads the folder and nothing else. A study that still runs gives a report of what it has measured so far.
     """
-    from thermograd.report import write_report
+    from thermograd.reports import write_report
 
     page = write_report(folder)
     emit({"page": str(page)}, as_json, f"{page}  (figures and tables beside it)")

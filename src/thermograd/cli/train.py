@@ -15,7 +15,7 @@ from thermograd.cli.common import OVERRIDES, emit, folder_argument, json_option,
 from thermograd.errors import InputError
 
 if TYPE_CHECKING:
-    from thermograd.config import RunConfig
+    from thermograd.config.schema import RunConfig
 
 OPTIONS = ("--config", "--out", "--seed", "--epochs", "--data", "--overwrite", "--dry-run", "--json")
 
@@ -51,7 +51,7 @@ def train(
     The same command again goes on where it stopped.
     """
     from thermograd.cli.common import parse_value
-    from thermograd.resolve import resolve
+    from thermograd.config.resolve import resolve
 
     overrides = parse_overrides(context.args, OPTIONS)
     for name, value in (("seed", seed), ("training.num_epochs", epochs)):
@@ -76,7 +76,7 @@ def train(
 @json_option
 def resume(folder: Path, as_json: bool) -> None:
     """Go on with the run in DIR from its last whole checkpoint."""
-    from thermograd.run_folder import read_config
+    from thermograd.runs.folder import read_config
 
     _train(read_config(folder), folder, {}, as_json)
 
@@ -84,10 +84,9 @@ def resume(folder: Path, as_json: bool) -> None:
 def _train(
     config: "RunConfig", folder: Path, requested: dict[str, Any], as_json: bool, overwrite: bool = False
 ) -> None:
-    from thermograd.build import resolve_device
-    from thermograd.memory import peak_memory
-    from thermograd.run import train_run
-    from thermograd.run_folder import read_metrics
+    from thermograd.machine import peak_memory, resolve_device
+    from thermograd.runs.folder import read_metrics
+    from thermograd.runs.train import train_run
 
     with _progress(quiet=as_json) as (on_step, on_message), _stop_signal() as stopped:
         state = train_run(

@@ -44,8 +44,8 @@ def validate(
     check fails. The defaults take about a minute on one core.
     """
     from thermograd.errors import RunError
-    from thermograd.validate import Settings, Validation
-    from thermograd.validate import validate as run_validation
+    from thermograd.validation import Settings, Validation
+    from thermograd.validation import validate as run_validation
 
     settings = Settings(latent, pixels, noise, weight_scale, images, repeats, perturbation, seed)
     result: Validation = run_validation(settings)

@@ -88,10 +88,10 @@ def variance(
     All estimators see the same parameters and batches. The variance is split into the part of the Markov chains and
     that of the mini-batch; a reference gradient from long chains gives the bias. Writes DIR/variance.json.
     """
-    from thermograd.probe import Changes
-    from thermograd.reference_gradient import ReferenceSettings
-    from thermograd.run import load_run
-    from thermograd.variance_table import VarianceSettings, rows_of, variance_of_run
+    from thermograd.evaluation.variance import VarianceSettings, rows_of, variance_of_run
+    from thermograd.gradients.reference import ReferenceSettings
+    from thermograd.runs.run import load_run
+    from thermograd.training.probe import Changes
 
     settings = VarianceSettings(
         estimators=tuple(dict.fromkeys(estimators)) or ESTIMATORS,

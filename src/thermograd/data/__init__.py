@@ -1,7 +1,6 @@
 """Data sets, decoding to uint8 memory maps, and deterministic batches."""
 
 from thermograd.data.batches import batch_order, binarise, to_tensor
-from thermograd.data.cache import cache_folder
 from thermograd.data.catalogue import CATALOGUE, CatalogueEntry, SourceFile, catalogue_entry
 from thermograd.data.dataset import ImageDataset, fingerprint_of, first_images
 from thermograd.data.named import DatasetRecord, fetch_dataset, list_datasets, load_dataset, verify_dataset
@@ -17,7 +16,6 @@ __all__ = [
     "SourceFile",
     "batch_order",
     "binarise",
-    "cache_folder",
     "catalogue_entry",
     "fetch_dataset",
     "fingerprint_of",

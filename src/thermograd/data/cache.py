@@ -19,6 +19,7 @@ import numpy as np
 from thermograd.data.dataset import fingerprint_of
 from thermograd.data.decoders import READ_ERRORS
 from thermograd.errors import InputError
+from thermograd.files import cache_folder
 
 # A change of any decoding rule gets a new number here, so that old entries are not mistaken for new ones.
 _RULES_VERSION = 1
@@ -31,16 +32,6 @@ class Decoded:
     images: np.ndarray
     labels: np.ndarray | None
     fingerprint: str
-
-
-def cache_folder() -> Path:
-    """Return $THERMOGRAD_CACHE, or the user's cache folder for thermograd. Creates nothing."""
-    chosen = os.environ.get("THERMOGRAD_CACHE")
-    if chosen:
-        return Path(chosen).expanduser()
-    import pooch
-
-    return Path(pooch.os_cache("thermograd"))
 
 
 def file_sha256(path: Path) -> str:

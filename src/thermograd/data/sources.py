@@ -15,10 +15,10 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-from thermograd.data.cache import cache_folder
 from thermograd.data.catalogue import CATALOGUE, CatalogueEntry, SourceFile
 from thermograd.data.decoders import read_content
 from thermograd.errors import InputError, RunError
+from thermograd.files import cache_folder
 
 SYSTEM_FOLDERS = (Path("/usr/share/datasets"), Path("/usr/local/share/datasets"))
 _TIMEOUT_S = 30  # without an answer or further bytes

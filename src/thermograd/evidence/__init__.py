@@ -6,7 +6,7 @@ from thermograd.evidence.annealing import (
     log_partition,
     reverse_annealing,
 )
-from thermograd.evidence.entry import (
+from thermograd.evidence.estimate import (
     IMAGE_PILOT_STEPS,
     IMAGE_RUNGS,
     IMAGE_STEPS,

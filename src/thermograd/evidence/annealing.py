@@ -29,10 +29,10 @@ from torch import Tensor
 
 from thermograd.errors import InputError
 from thermograd.evidence.result import Evidence, log_mean_exp
+from thermograd.ladders.schedules import check_schedule
 from thermograd.models.latent_model import LatentModel
 from thermograd.samplers.mala import MALA
 from thermograd.samplers.target import ChainState, Target
-from thermograd.schedules import check_schedule
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from thermograd.errors import InputError
-from thermograd.samplers.ladder import Ladder
+from thermograd.ladders.ladder import Ladder
 
 
 @dataclass(frozen=True)

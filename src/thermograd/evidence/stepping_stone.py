@@ -13,8 +13,8 @@ References:
 import torch
 
 from thermograd.evidence.result import Evidence, log_likelihood_trace, log_mean_exp
-from thermograd.samplers.diagnostics import ladder_warnings, monte_carlo_error
-from thermograd.samplers.ladder import Ladder
+from thermograd.ladders.diagnostics import ladder_warnings, monte_carlo_error
+from thermograd.ladders.ladder import Ladder
 
 SPREAD_LIMIT = 1.5
 

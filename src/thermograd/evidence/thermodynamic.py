@@ -22,7 +22,9 @@ from torch import Tensor
 from thermograd.errors import InputError
 from thermograd.evidence.control_variates import controlled, stein_functions
 from thermograd.evidence.result import Evidence, log_likelihood_trace
-from thermograd.quadrature import (
+from thermograd.ladders.diagnostics import ladder_warnings, monte_carlo_error, quadrature_warnings
+from thermograd.ladders.ladder import Ladder
+from thermograd.ladders.quadrature import (
     corrected_trapezoid,
     left_sum,
     left_weights,
@@ -30,8 +32,6 @@ from thermograd.quadrature import (
     right_weights,
     trapezoid_weights,
 )
-from thermograd.samplers.diagnostics import ladder_warnings, monte_carlo_error, quadrature_warnings
-from thermograd.samplers.ladder import Ladder
 
 Rule = Literal["trapezoid", "corrected", "left", "right"]
 

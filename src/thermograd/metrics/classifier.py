@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from thermograd.errors import InputError
-from thermograd.metrics._cache import default_cache_folder, hash_fields, read_tensors, write_tensors
+from thermograd.files import cache_folder as user_cache
+from thermograd.metrics.cache import hash_fields, read_tensors, write_tensors
 from thermograd.metrics.features import FeatureExtractor, extract_features
 from thermograd.streams import stream, stream_seed
 
@@ -116,7 +117,7 @@ def classifier_features(
     fields = {"dataset": dataset, "fingerprint": fingerprint, "num_train": len(train_images)}
     fields |= {"num_test": len(test_images), "num_classes": num_classes}
     fields |= {"seed": seed, "num_steps": num_steps, "recipe": RECIPE}
-    folder = default_cache_folder() if cache_folder is None else cache_folder
+    folder = user_cache() if cache_folder is None else cache_folder
     path = folder / "classifiers" / f"{dataset}-{hash_fields(fields)}.safetensors"
     state = read_tensors(path, fields)
     if state is None:

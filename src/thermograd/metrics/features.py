@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from thermograd.errors import InputError
-from thermograd.metrics._cache import hash_tensors
 from thermograd.metrics._imports import import_without_init
+from thermograd.metrics.cache import hash_tensors
 
 INCEPTION_SHA256_PREFIX = "6726825d"
 """Start of the sha256 of the file of the true FID Inception weights."""

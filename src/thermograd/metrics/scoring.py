@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from thermograd.errors import InputError
-from thermograd.metrics._cache import default_cache_folder, hash_fields, read_tensors, write_tensors
+from thermograd.files import cache_folder as user_cache
+from thermograd.metrics.cache import hash_fields, read_tensors, write_tensors
 from thermograd.metrics.distance import (
     Estimate,
     frechet_at_infinity,
@@ -186,7 +187,7 @@ def reference_features(
         fields |= {"num_drawn": QUICK_COUNT, "seed": seed}
         draw = np.random.default_rng(stream_seed(seed, "quick-reference"))
         images = images[np.sort(draw.choice(len(images), QUICK_COUNT, replace=False))]
-    folder = default_cache_folder() if cache_folder is None else cache_folder
+    folder = user_cache() if cache_folder is None else cache_folder
     path = folder / "features" / f"{extractor.name}-{hash_fields(fields)}.safetensors"
     cached = read_tensors(path, fields)
     if cached is not None:

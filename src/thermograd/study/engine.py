@@ -17,9 +17,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from thermograd.errors import InputError, RunError
+from thermograd.errors import InputError, RunError, nearest
 from thermograd.files import read_yaml
-from thermograd.resolve import nearest
 from thermograd.study.attempts import read_attempts
 from thermograd.study.folder import StudyFolder, is_done, open_study
 

@@ -18,9 +18,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from thermograd.config import Number, PositiveFloat, PositiveInt, RunConfig, Section
+from thermograd.config.resolve import preset_names, validate
+from thermograd.config.schema import Number, PositiveFloat, PositiveInt, RunConfig, Section
+from thermograd.errors import nearest
 from thermograd.files import read_yaml
-from thermograd.resolve import nearest, preset_names, validate
 
 Ready = Literal["vanilla", "vanilla-matched", "detached", "complete", "noise-dial", "placebo"]
 MAX_CONTRASTS = 3
@@ -238,4 +239,4 @@ def ready_studies() -> list[str]:
 
 
 def _studies_folder() -> Path:
-    return Path(__file__).parents[1] / "studies"
+    return Path(__file__).parent / "ready"

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from thermograd.config import RunConfig, evaluations_per_image
-from thermograd.errors import InputError
-from thermograd.resolve import nearest, resolve
+from thermograd.config.resolve import resolve
+from thermograd.config.schema import RunConfig, evaluations_per_image
+from thermograd.errors import InputError, nearest
 from thermograd.study.arms import Arm, expand_arms
 from thermograd.study.file import StudyFile
 
@@ -163,7 +163,7 @@ def _data_key(config: RunConfig) -> str:
 
 def _check_data(configs: list[Resolved]) -> dict[str, int]:
     """Load each data set once, for its size and so that a missing one is found now."""
-    from thermograd.build import load_data
+    from thermograd.training.builder import load_data
 
     sizes: dict[str, int] = {}
     for config, _ in configs:
@@ -185,7 +185,7 @@ def check_metrics(study: StudyFile, runs: list[PlannedRun]) -> None:
     Raises:
         InputError: a distance by a network that the study does not use, or one that has no labels to learn from.
     """
-    from thermograd.build import load_data
+    from thermograd.training.builder import load_data
 
     known: set[str] = set()
     extractor = study.evaluation.extractor
@@ -218,7 +218,7 @@ def check_weights(study: StudyFile) -> None:
     Raises:
         InputError: it has not.
     """
-    from thermograd.evaluation import make_extractor
+    from thermograd.evaluation.distances import make_extractor
 
     if study.evaluation.extractor in ("efficientnet", "inception"):
         make_extractor(study.evaluation.extractor, "", {}, study.evaluation.weights)
@@ -231,8 +231,8 @@ def time_steps(runs: list[PlannedRun]) -> dict[str, float]:
     """
     import torch
 
-    from thermograd.build import batch_images, build_model, load_data
-    from thermograd.training import Trainer
+    from thermograd.training.builder import batch_images, build_model, load_data
+    from thermograd.training.trainer import Trainer
 
     before = torch.get_num_threads()
     seconds: dict[str, float] = {}

@@ -91,8 +91,8 @@ def query_study(path: Path | str, sql: str) -> "pd.DataFrame":
 
 
 def _rows(folder: StudyFolder, run: StudyRun) -> Iterator[dict[str, Any]]:
-    from thermograd.evaluation import read_evaluation
-    from thermograd.run_folder import read_metrics
+    from thermograd.evaluation.evaluate import read_evaluation
+    from thermograd.runs.folder import read_metrics
 
     run_folder = folder.run_folder(run.identity)
     metrics = read_metrics(run_folder)

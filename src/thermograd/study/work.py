@@ -13,10 +13,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from thermograd.checkpoint import list_checkpoints
-from thermograd.config import RunConfig
+from thermograd.config.resolve import validate_config
+from thermograd.config.schema import RunConfig
 from thermograd.errors import RunError
-from thermograd.resolve import validate_config
 from thermograd.study.attempts import claim
 from thermograd.study.file import EvaluationConfig
 from thermograd.study.folder import StudyFolder, has_record, is_done, open_study, read_status
@@ -59,7 +58,9 @@ def _watch_lifeline(stopped: threading.Event) -> None:
 
 def work(folder: StudyFolder, identity: str, should_stop: Callable[[], bool] = lambda: False) -> str:
     """Bring a run to its end, or until asked to stop; return "done" or "stopped"."""
-    from thermograd.run import load_run, train_run
+    from thermograd.runs.checkpoint import list_checkpoints
+    from thermograd.runs.run import load_run
+    from thermograd.runs.train import train_run
 
     planned = folder.run(identity)
     config = validate_config(planned.config)
@@ -126,7 +127,8 @@ def _measure(run: Any, split: str, evaluation: EvaluationConfig) -> None:
 
     The streams of an evaluation are those of the run's seed, so arms of one seed are measured alike, and seeds apart.
     """
-    from thermograd.evaluation import EvaluationSettings, evaluate_run
+    from thermograd.evaluation.evaluate import evaluate_run
+    from thermograd.evaluation.settings import EvaluationSettings
 
     at_the_end = split == "test"
     settings = EvaluationSettings(
@@ -147,9 +149,9 @@ def prepare_features(folder: StudyFolder) -> None:
     """Train the classifiers of the distances once, so that workers find them in the cache."""
     import torch
 
-    from thermograd.build import load_data
     from thermograd.data import load_dataset
-    from thermograd.evaluation import make_extractor
+    from thermograd.evaluation.distances import make_extractor
+    from thermograd.training.builder import load_data
 
     if folder.study.evaluation.extractor not in ("auto", "classifier"):
         return

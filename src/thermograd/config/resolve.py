@@ -1,0 +1,129 @@
+"""Presets, files and single settings resolved into one config, with errors that name the field and the value.
+
+A run is resolved once, in this order: preset, then a file, then what the command line says.
+"""
+
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from thermograd.config.schema import RunConfig
+from thermograd.errors import InputError, nearest
+from thermograd.files import read_yaml
+
+Kind = TypeVar("Kind", bound=BaseModel)
+
+
+def preset_names() -> list[str]:
+    """Return the names of the presets that come with the package."""
+    folder = resources.files("thermograd.config") / "presets"
+    return sorted(
+        entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml")
+    )
+
+
+def load_preset(name: str) -> dict[str, Any]:
+    """Return a preset as nested dictionaries.
+
+    Raises:
+        InputError: an unknown name; the message gives the nearest one.
+    """
+    if name not in preset_names():
+        raise InputError(f"`preset` {name!r} is not known{nearest(name, preset_names())}.".replace("?.", "?"))
+    text = (resources.files("thermograd.config") / "presets" / f"{name}.yaml").read_text()
+    return {"preset": name, **yaml.safe_load(text)}
+
+
+def resolve(
+    preset: str, *, file: Path | None = None, overrides: Mapping[str, Any] | None = None
+) -> tuple[RunConfig, dict[str, Any]]:
+    """Resolve a run: preset, then file, then dotted overrides such as {"optimiser.prior_lr": 1e-4}.
+
+    Returns:
+        The config, and what was requested on top of the preset, as nested dictionaries.
+
+    Raises:
+        InputError: one line that names each field and value at fault.
+    """
+    requested = read_yaml(file) if file is not None else {}
+    for dotted, value in (overrides or {}).items():
+        _set(requested, dotted, value)
+    return validate_config(_merge(load_preset(preset), requested)), requested
+
+
+def validate_config(values: Mapping[str, Any]) -> RunConfig:
+    """Check nested dictionaries and return the config.
+
+    Raises:
+        InputError: one line that names each field and value at fault.
+    """
+    return validate(RunConfig, values)
+
+
+def validate(kind: type[Kind], values: Mapping[str, Any]) -> Kind:
+    """Check nested dictionaries and return what they describe.
+
+    Raises:
+        InputError: one line that names each field and value at fault.
+    """
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise InputError(" ".join(_describe(error, kind))) from None
+
+
+def _describe(error: ValidationError, root: type[BaseModel]) -> list[str]:
+    """Return a sentence for each error, with the dotted field and the value."""
+    sentences = []
+    for item in error.errors():
+        dotted = ".".join(str(part) for part in item["loc"])
+        if item["type"] == "extra_forbidden":
+            *parents, last = [str(part) for part in item["loc"]]
+            names = list(_section(root, parents).model_fields)
+            hint = nearest(last, names).replace(
+                "did you mean '", "did you mean '" + "".join(p + "." for p in parents)
+            )
+            sentences.append(f"`{dotted}` is not a setting{hint}.".replace("?.", "?"))
+        elif item["type"] == "value_error":
+            sentence = str(item["ctx"]["error"]).rstrip(".") + "."
+            sentences.append(sentence if sentence.startswith("`") else f"`{dotted}` {sentence}")
+        elif item["type"] == "missing":
+            sentences.append(f"`{dotted}` must be given.")
+        else:
+            message = item["msg"].replace("Input should be", "must be")
+            sentences.append(f"`{dotted}` {message[0].lower() + message[1:]}, got {item['input']!r}.")
+    return sentences
+
+
+def _section(root: type[BaseModel], parents: list[str]) -> type[BaseModel]:
+    """Return the group of settings that a place lies in; places in lists and mappings are passed over."""
+    for name in parents:
+        annotation = root.model_fields[name].annotation if name in root.model_fields else None
+        for inner in (annotation, *get_args(annotation)):
+            if isinstance(inner, type) and issubclass(inner, BaseModel):
+                root = inner
+    return root
+
+
+def _set(values: dict[str, Any], dotted: str, value: Any) -> None:
+    *parents, last = dotted.split(".")
+    for name in parents:
+        inner = values.setdefault(name, {})
+        if not isinstance(inner, dict):
+            raise InputError(f"`{dotted}` is not a setting: `{name}` is a value, {inner!r}.")
+        values = inner
+    values[last] = value
+
+
+def _merge(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for name, value in top.items():
+        inner = merged.get(name)
+        merged[name] = (
+            _merge(inner, value) if isinstance(inner, Mapping) and isinstance(value, Mapping) else value
+        )
+    return merged

@@ -1,0 +1,1 @@
+"""Measuring a run: evidence, variance, distances; one record format."""

@@ -1,0 +1,1 @@
+"""Rules of weights over a ladder, one weighted backward pass, and the variance and bias of what comes out."""

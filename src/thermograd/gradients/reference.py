@@ -1,0 +1,151 @@
+r"""The gradient of log p(x) of a batch by long chains, to judge estimators by.
+
+By Fisher's identity it is E_1[∇_b l] for the generator and E_0[∇_a E] - E_1[∇_a E] for the prior, here averaged along
+MALA chains on a ladder whose rungs exchange states. Its standard error comes from the spread of independent chains, and
+R-hat says whether they agree.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from thermograd.errors import InputError
+from thermograd.gradients.backward import learning_gradient
+from thermograd.gradients.moments import Spread
+from thermograd.gradients.rules import ESTIMATORS, PRIOR_RULES, compute_weights
+from thermograd.ladders.diagnostics import R_HAT_LIMIT, ladder_warnings, r_hat
+from thermograd.ladders.ladder import Ladder, sample_ladder
+from thermograd.ladders.schedules import power_schedule
+from thermograd.models.latent_model import LatentModel
+from thermograd.samplers.mala import MALA
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The long-run gradient of one batch.
+
+    Attributes:
+        gradient: by parameter.
+        squared_error: by parameter, squared standard error of the mean over chains, summed over coordinates.
+        r_hat: (B,), of each image's log-likelihood at t = 1.
+        num_evaluations: generator evaluations with gradient, of each image.
+        warnings: a line for each sign that chains have not mixed.
+    """
+
+    gradient: dict[str, Tensor]
+    squared_error: dict[str, float]
+    r_hat: Tensor
+    num_evaluations: float
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ReferenceSettings:
+    """Chains of the reference gradient.
+
+    Attributes:
+        num_rungs: K, on the schedule (k/N)^power.
+        power: of the schedule.
+        num_chains: independent ladders of an image, from whose spread the error comes.
+        num_burn_in: steps in which step sizes adapt and chains forget their start.
+        num_steps: steps after them.
+        every: steps between the draws that are averaged.
+        step_size: where MALA's step sizes begin.
+    """
+
+    num_rungs: int = 12
+    power: float = 5.0
+    num_chains: int = 4
+    num_burn_in: int = 100
+    num_steps: int = 200
+    every: int = 10
+    step_size: float = 0.1
+
+    def __post_init__(self) -> None:
+        for name, least in (("num_rungs", 2), ("num_chains", 2), ("num_burn_in", 0), ("every", 1)):
+            if getattr(self, name) < least:
+                raise InputError(f"`{name}` must be at least {least}, got {getattr(self, name)}.")
+        if self.num_steps < (least := max(4, 2 * self.every)):
+            raise InputError(f"`num_steps` must be at least {least}, two draws apart, got {self.num_steps}.")
+
+    @property
+    def num_evaluations(self) -> int:
+        """Return the generator evaluations of each image, near enough to plan with."""
+        num_segments = self.num_steps // self.every
+        return self.num_chains * self.num_rungs * (self.num_burn_in + self.num_steps + num_segments + 3)
+
+
+def reference_gradient(
+    model: LatentModel,
+    x: Tensor,
+    generator: torch.Generator,
+    settings: ReferenceSettings | None = None,
+    chunk_size: int | None = None,
+) -> Reference:
+    """Return the maximum likelihood gradient of a batch from long MALA chains whose rungs exchange states.
+
+    Its chains start from the base distribution, climb the ladder, adapt their step sizes while burning in, and are
+    read every few steps. Chains of one image are independent, so their spread gives an error that holds whatever
+    their autocorrelation; a bias that all of them share shows in R-hat, if at all.
+
+    Raises:
+        InputError: settings out of range.
+    """
+    settings = settings or ReferenceSettings()
+    t = power_schedule(settings.num_rungs, settings.power)
+    rule = ESTIMATORS["maximum-likelihood"], PRIOR_RULES["contrast"]
+    chains = [Spread() for _ in range(settings.num_chains)]
+    traces, num_evaluations = [], 0.0
+    ladder: Ladder | None = None
+    for segment in range(settings.num_steps // settings.every):
+        ladder = sample_ladder(
+            model,
+            x,
+            t,
+            MALA(settings.step_size if ladder is None or ladder.step_sizes is None else ladder.step_sizes),
+            settings.num_chains,
+            settings.every,
+            "annealed" if segment == 0 else "persistent",
+            generator,
+            num_burn_in=settings.num_burn_in if segment == 0 else 0,
+            exchange_rungs=True,
+            first_parity=segment * settings.every % 2,
+            initial_latents=None if ladder is None else ladder.latents,
+            chunk_size=chunk_size,
+            trace=True,
+        )
+        num_evaluations += ladder.num_evaluations
+        traces.append(ladder.log_likelihood_trace)
+        for q, spread in enumerate(chains):
+            alone = ladder.chains(slice(q, q + 1))
+            spread.add(learning_gradient(model, x, alone, compute_weights(alone, *rule), chunk_size))
+    assert ladder is not None  # for the type checker: there are two segments or more
+    between = Spread()
+    for spread in chains:
+        between.add(spread.mean)
+    count = settings.num_chains
+    whole = replace(ladder, log_likelihood_trace=torch.cat([each for each in traces if each is not None]))
+    assert whole.log_likelihood_trace is not None  # for the type checker
+    return Reference(
+        between.mean,
+        {name: square / (count * (count - 1)) for name, square in between.squares.items()},
+        r_hat(whole.log_likelihood_trace[:, -1]),
+        num_evaluations,
+        tuple(ladder_warnings(whole)),
+    )
+
+
+def reference_record(references: Sequence[Reference], settings: ReferenceSettings) -> dict[str, object]:
+    """Return what a reader must know of the references: cost, R-hat, warnings."""
+    values = torch.cat([each.r_hat for each in references])
+    warnings = [f"batch {b}: {line}" for b, each in enumerate(references) for line in each.warnings]
+    return {
+        **settings.__dict__,
+        "num_evaluations": references[0].num_evaluations,
+        "r_hat_median": float(values.median()),
+        "r_hat_largest": float(values.max()),
+        "share_of_images_with_r_hat_above_limit": float((values > R_HAT_LIMIT).double().mean()),
+        "warnings": warnings,
+    }

@@ -1,0 +1,319 @@
+r"""Estimators of the learning gradient: each is a rule of weights over a ladder.
+
+Given draws z[k, m, i] (rung k, chain m, image i) with log-likelihoods l[k, m, i] at inverse temperatures t[k], every
+estimator of the gradient of the batch's mean log evidence is
+
+    generator:  sum over k, m, i of  W[k, m, i] ∇_b l(x_i, z[k, m, i])
+    prior:      sum over k, m, i of  V[k, m, i] ∇_a E(z[k, m, i])  +  sum over j of  U[j] ∇_a E(z0[j])
+
+with the weights W, V, U held constant and z0 draws of the prior shared by all images. So one weighted backward pass
+serves all of them, and a new estimator is one function from a `Ladder` to W. Notation: M chains, B images, K rungs,
+Δt_k = t_{k+1} - t_k, w_k the trapezoid weights.
+
+| estimator               | W[k, m, i]                                    | its limit                            |
+|-------------------------|-----------------------------------------------|--------------------------------------|
+| maximum-likelihood      | 1/(M B) on the last rung                      | ∇ log p (Fisher's identity)          |
+| thermodynamic-detached  | w_k/(M B)                                     | sum w_k E_k[∇l]                      |
+| thermodynamic-complete  | w_k/(M B) (1 + t_k M/(M-1) (l - mean_m l))    | sum w_k (E_k[∇l] + t_k Cov_k(l, ∇l)) |
+| stepping-stone-detached | Δt_k softmax_m(Δt_k l)/B on rungs 0..K-2      | M to infinity: sum Δt_k E_{k+1}[∇l]  |
+| stepping-stone-complete | (t_{k+1} softmax_m(Δt_k l) - t_k/M)/B, 0..K-2 | M to infinity: ∇ log p               |
+
+"Detached" holds the draws fixed while differentiating, so it is NOT the gradient of log p(x): p_t depends on b too.
+Its continuum ascends J = ∫ (-ln t) E_t[l] dt. "Complete" adds what is missing: d/dt (t E_t[∇l]) = E_t[∇l] +
+t Cov_t(l, ∇l) telescopes to E_1[∇l], so exact thermodynamic integration gives the maximum-likelihood gradient
+back. Detached for the generator with the contrast for the prior is the gradient of no single objective.
+
+References:
+    Pang, Han, Nijkamp, Zhu, Wu (2020), Learning latent space energy-based prior model.
+    Friel and Pettitt (2008), Marginal likelihood estimation via power posteriors.
+    Xie, Lewis, Fan, Kuo, Chen (2011), Improving marginal likelihood estimation for Bayesian phylogenetic model
+        selection.
+    Masrani, Le, Wood (2019), The thermodynamic variational objective.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from thermograd.errors import InputError
+from thermograd.ladders.ladder import Ladder
+from thermograd.ladders.quadrature import trapezoid_weights
+
+
+class Limit(NamedTuple):
+    """What a rule estimates: sum over k of c[k] E_k[∇l] + d[k] Cov_k(l, ∇l), with ∇E for the prior; both (K,)."""
+
+    expectation: Tensor
+    covariance: Tensor
+
+
+@dataclass(frozen=True)
+class Estimator:
+    """A rule of weights for the generator's gradient.
+
+    Attributes:
+        name: what it estimates, as users write it.
+        weights: from a ladder to W (K, M, B).
+        limit: from inverse temperatures (K,) to what the rule's mean tends to as chains become exact (and, where
+            `unbiased` is False, as M grows); tests hold the rule to it on models with exact answers.
+        min_chains: the fewest chains M with which it is defined.
+        needs_ladder: whether it reads rungs below t = 1; if not, draws at t = 0 are shared by all images.
+        unbiased: whether its mean equals its limit at any M.
+    """
+
+    name: str
+    weights: Callable[[Ladder], Tensor]
+    limit: Callable[[Tensor], Limit]
+    min_chains: int = 1
+    needs_ladder: bool = True
+    unbiased: bool = True
+
+
+@dataclass(frozen=True)
+class PriorRule:
+    """A rule of weights for the prior's gradient.
+
+    Attributes:
+        name: as users write it.
+        weights: from a ladder to (V (K, M, B), U (M0,) or None).
+        limit: from inverse temperatures (K,) to the rule's mean, sum over k of c[k] E_k[∇E] + d[k] Cov_k(l, ∇E).
+        min_chains: the fewest chains M with which it is defined.
+        needs_ladder: whether it reads rungs strictly between 0 and 1.
+    """
+
+    name: str
+    weights: Callable[[Ladder], tuple[Tensor, Tensor | None]]
+    limit: Callable[[Tensor], Limit]
+    min_chains: int = 1
+    needs_ladder: bool = True
+
+
+class Weights(NamedTuple):
+    """The weights of one gradient: W and V (K, M, B), and U (M0,) or None for shared draws of the prior."""
+
+    log_likelihood: Tensor
+    energy: Tensor
+    shared_energy: Tensor | None
+
+
+# --- generator: rules from a ladder to W (K, M, B) ---
+
+
+def maximum_likelihood(ladder: Ladder) -> Tensor:
+    """Return 1/(M B) on the last rung: the mean of ∇l over posterior chains."""
+    weights = torch.zeros_like(ladder.log_likelihood)
+    weights[-1] = 1 / (ladder.num_chains * ladder.num_images)
+    return weights
+
+
+def thermodynamic_detached(ladder: Ladder) -> Tensor:
+    """Return w_k/(M B): the trapezoid sum of l over the ladder, differentiated through l alone."""
+    return _rung_weights(ladder).expand_as(ladder.log_likelihood)
+
+
+def thermodynamic_complete(ladder: Ladder) -> Tensor:
+    """Return w_k/(M B) (1 + t_k M/(M-1) (l - mean_m l)): the trapezoid sum of d/dt (t E_t[∇l])."""
+    t = ladder.inverse_temperatures.view(-1, 1, 1)
+    return _rung_weights(ladder) * (1 + t * _unbiased_deviation(ladder))
+
+
+def stepping_stone_detached(ladder: Ladder) -> Tensor:
+    """Return Δt_k softmax_m(Δt_k l)/B on all rungs but the last; with M = 1 it is the left Riemann sum."""
+    step, softmax = _stones(ladder)
+    return _without_last(ladder, step * softmax)
+
+
+def stepping_stone_complete(ladder: Ladder) -> Tensor:
+    """Return (t_{k+1} softmax_m(Δt_k l) - t_k/M)/B on all rungs but the last."""
+    t = ladder.inverse_temperatures.view(-1, 1, 1)
+    _, softmax = _stones(ladder)
+    return _without_last(ladder, t[1:] * softmax - t[:-1] / ladder.num_chains)
+
+
+def _rung_weights(ladder: Ladder) -> Tensor:
+    """Return w_k/(M B), (K, 1, 1)."""
+    weights = trapezoid_weights(ladder.inverse_temperatures).to(ladder.log_likelihood.dtype)
+    return weights.view(-1, 1, 1) / (ladder.num_chains * ladder.num_images)
+
+
+def _unbiased_deviation(ladder: Ladder) -> Tensor:
+    """Return M/(M-1) (l - mean_m l), whose product with f averages to the leave-one-out covariance Cov(l, f)."""
+    log_likelihood, m = ladder.log_likelihood, ladder.num_chains
+    return (log_likelihood - log_likelihood.mean(1, keepdim=True)) * (m / (m - 1))
+
+
+def _stones(ladder: Ladder) -> tuple[Tensor, Tensor]:
+    step = ladder.inverse_temperatures.diff().view(-1, 1, 1)
+    return step, (step * ladder.log_likelihood[:-1]).softmax(1)
+
+
+def _without_last(ladder: Ladder, weights: Tensor) -> Tensor:
+    return torch.cat([weights, torch.zeros_like(weights[:1])]) / ladder.num_images
+
+
+# --- prior: rules from a ladder to V (K, M, B) and U (M0,) ---
+
+
+def contrast(ladder: Ladder) -> tuple[Tensor, Tensor | None]:
+    """Return the weights of E_0[∇E] - E_1[∇E], the exact gradient of log p(x) by Fisher's identity."""
+    share = 1 / (ladder.num_chains * ladder.num_images)
+    energy = torch.zeros_like(ladder.energy)
+    energy[-1] = -share
+    return _with_prior_mean(ladder, energy, 1.0)
+
+
+def covariance(ladder: Ladder) -> tuple[Tensor, Tensor | None]:
+    """Return the weights of ∫ Cov_t(l, -∇E) dt, which equals the contrast in the continuum."""
+    return -_rung_weights(ladder) * _unbiased_deviation(ladder), None
+
+
+def detached_objective(ladder: Ladder) -> tuple[Tensor, Tensor | None]:
+    """Return the weights of J's own gradient, ∫ (1/t) (E_0[∇E] - E_t[∇E]) dt, by the trapezoid rule.
+
+    At t = 0 the integrand's limit is -Cov_0(l, ∇E), which takes two chains or more.
+    """
+    weights = _rung_weights(ladder)
+    t = ladder.inverse_temperatures.view(-1, 1, 1)
+    energy = torch.zeros_like(ladder.energy)
+    energy[1:] = -weights[1:] / t[1:]
+    energy[0] = -(weights * _unbiased_deviation(ladder))[0]
+    mass = float((trapezoid_weights(ladder.inverse_temperatures)[1:] / ladder.inverse_temperatures[1:]).sum())
+    return _with_prior_mean(ladder, energy, mass)
+
+
+def _with_prior_mean(ladder: Ladder, energy: Tensor, mass: float) -> tuple[Tensor, Tensor | None]:
+    """Add mass times E_0[∇E], from the shared draws where there are any and from the rung t = 0 elsewhere."""
+    if ladder.prior_latents is not None:
+        return energy, energy.new_full((len(ladder.prior_latents),), mass / len(ladder.prior_latents))
+    energy[0] += mass / (ladder.num_chains * ladder.num_images)
+    return energy, None
+
+
+# --- what each rule estimates ---
+
+
+def _limit_maximum_likelihood(t: Tensor) -> Limit:
+    last = torch.zeros_like(t)
+    last[-1] = 1
+    return Limit(last, torch.zeros_like(t))
+
+
+def _limit_detached(t: Tensor) -> Limit:
+    return Limit(trapezoid_weights(t), torch.zeros_like(t))
+
+
+def _limit_complete(t: Tensor) -> Limit:
+    return Limit(trapezoid_weights(t), trapezoid_weights(t) * t)
+
+
+def _limit_right_sum(t: Tensor) -> Limit:
+    return Limit(torch.cat([t.new_zeros(1), t.diff()]), torch.zeros_like(t))
+
+
+def _limit_contrast(t: Tensor) -> Limit:
+    ends = torch.zeros_like(t)
+    ends[0], ends[-1] = 1, -1
+    return Limit(ends, torch.zeros_like(t))
+
+
+def _limit_covariance(t: Tensor) -> Limit:
+    return Limit(torch.zeros_like(t), -trapezoid_weights(t))
+
+
+def _limit_detached_objective(t: Tensor) -> Limit:
+    weights = trapezoid_weights(t)
+    expectation, covariance = torch.zeros_like(t), torch.zeros_like(t)
+    expectation[1:] = -weights[1:] / t[1:]
+    expectation[0] = -expectation[1:].sum()
+    covariance[0] = -weights[0]
+    return Limit(expectation, covariance)
+
+
+ESTIMATORS: dict[str, Estimator] = {
+    estimator.name: estimator
+    for estimator in (
+        Estimator("maximum-likelihood", maximum_likelihood, _limit_maximum_likelihood, needs_ladder=False),
+        Estimator("thermodynamic-detached", thermodynamic_detached, _limit_detached),
+        Estimator("thermodynamic-complete", thermodynamic_complete, _limit_complete, min_chains=2),
+        Estimator("stepping-stone-detached", stepping_stone_detached, _limit_right_sum, unbiased=False),
+        Estimator(
+            "stepping-stone-complete",
+            stepping_stone_complete,
+            _limit_maximum_likelihood,
+            min_chains=2,
+            unbiased=False,
+        ),
+    )
+}
+"""Every estimator of the generator's gradient. Add one here and the contract tests run on it."""
+
+PRIOR_RULES: dict[str, PriorRule] = {
+    rule.name: rule
+    for rule in (
+        PriorRule("contrast", contrast, _limit_contrast, needs_ladder=False),
+        PriorRule("covariance", covariance, _limit_covariance, min_chains=2),
+        PriorRule("detached-objective", detached_objective, _limit_detached_objective, min_chains=2),
+    )
+}
+"""Every estimator of the prior's gradient."""
+
+
+# --- from rules to a gradient ---
+
+
+def compute_weights(ladder: Ladder, estimator: Estimator, prior_rule: PriorRule) -> Weights:
+    """Apply an estimator and a prior rule to a ladder.
+
+    Raises:
+        InputError: too few chains, no rung at t = 0 for a rule that needs the whole ladder, or no draws at t = 0
+            at all.
+    """
+    if not ladder.has_prior_rung and ladder.prior_latents is None:
+        raise InputError(
+            "`ladder` must hold draws at t = 0, a rung of each image or `prior_latents`, got neither."
+        )
+    for rule in (estimator, prior_rule):
+        if ladder.num_chains < rule.min_chains:
+            raise InputError(
+                f"`num_chains` must be at least {rule.min_chains} for {rule.name}, got {ladder.num_chains}."
+            )
+        if rule.needs_ladder and not ladder.has_prior_rung:
+            raise InputError(f"`ladder` must hold the rung t = 0 for each image for {rule.name}.")
+    return Weights(estimator.weights(ladder), *prior_rule.weights(ladder))
+
+
+def compute_noisy_weights(
+    ladder: Ladder, estimator: Estimator, prior_rule: PriorRule, multiplier: float, sign: float
+) -> Weights:
+    r"""Return the weights of ĝ + c ε (ĝ_A - ĝ_B) / 2, a gradient with more variance and the same mean.
+
+    ĝ_A and ĝ_B come from two halves of the chains, c is `multiplier` and ε = ±1 is `sign`, drawn anew each step. For
+    estimators that are linear in chains this adds c^2 times the chain variance.
+
+    Raises:
+        InputError: an odd number of chains or of shared draws, or halves too small for the estimator.
+    """
+    weights = compute_weights(ladder, estimator, prior_rule)
+    first = compute_weights(_half(ladder, 0), estimator, prior_rule)
+    second = compute_weights(_half(ladder, 1), estimator, prior_rule)
+    scale = multiplier * sign / 2
+    shared = weights.shared_energy
+    if shared is not None and first.shared_energy is not None and second.shared_energy is not None:
+        shared = shared + scale * torch.cat([first.shared_energy, -second.shared_energy])
+    return Weights(
+        weights.log_likelihood + scale * torch.cat([first.log_likelihood, -second.log_likelihood], 1),
+        weights.energy + scale * torch.cat([first.energy, -second.energy], 1),
+        shared,
+    )
+
+
+def _half(ladder: Ladder, which: int) -> Ladder:
+    shared = 0 if ladder.prior_latents is None else len(ladder.prior_latents)
+    for name, count in (("num_chains", ladder.num_chains), ("prior_latents", shared)):
+        if count % 2:
+            raise InputError(f"`{name}` must be even for `noise_multiplier`, got {count}.")
+    half = ladder.num_chains // 2
+    return ladder.chains(slice(which * half, (which + 1) * half)).prior_half(which)

@@ -1,0 +1,341 @@
+"""What a report is made of, read from a study folder and nothing else.
+
+| table | a row is |
+|---|---|
+| `table` | a measured checkpoint: what `load_study` returns, with the gradient's variance and bias under short names |
+| `probes` | a probe of the gradient's variance: run, step and network |
+| `training` | a training record: log-likelihood, energies, temperatures |
+| `rungs` | a rung of the last training record or probe of a run |
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from thermograd.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from thermograd.study.folder import StudyFolder, StudyRun
+
+NETWORKS = ("total", "generator", "prior")
+QUANTITIES = {
+    "normalised_variance": "normalised variance",
+    "total_variance": "variance",
+    "chain_variance": "of the chains",
+    "batch_variance": "of the batch",
+    "squared_bias": "squared bias",
+    "relative_squared_bias": "relative squared bias",
+    "mean_square_error": "mean square error",
+    "relative_mean_square_error": "relative mean square error",
+    "reference_mean_square": "squared reference gradient",
+}
+"""What is kept of a probe, and what to call it."""
+
+AGAINST_REFERENCE = {
+    "squared_bias",
+    "relative_squared_bias",
+    "mean_square_error",
+    "relative_mean_square_error",
+    "reference_mean_square",
+}
+"""Quantities that take a reference gradient, which `thermograd variance` has and a probe has not."""
+
+SAMPLES = re.compile(r"samples_epoch_(\d+)\.png")
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """A difference a - b that was named before the first run."""
+
+    name: str
+    a: str
+    b: str
+    metric: str
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A grid of samples of a run."""
+
+    arm: str
+    seed: int
+    epoch: int
+    file: Path
+
+
+@dataclass(frozen=True)
+class StudyData:
+    """All that a report shows.
+
+    Attributes:
+        name: of the study.
+        table: rows of measured checkpoints.
+        probes: rows of probes.
+        training: rows of training records, a few hundred a run.
+        rungs: rows of rungs: arm, seed, rung, inverse_temperature, expected and variance of the log-likelihood.
+        pictures: of samples, one seed an arm.
+        contrasts: named beforehand.
+        arms: name -> kind of arm that came ready, or None; in the order of the file.
+        settings: rows of (setting, value) of the study.
+        arm_settings: a row an arm: what it changes.
+        counts: runs done, and planned.
+        failed: a line for each run that is not done.
+    """
+
+    name: str
+    table: "pd.DataFrame"
+    probes: "pd.DataFrame"
+    training: "pd.DataFrame"
+    rungs: "pd.DataFrame"
+    pictures: tuple[Picture, ...]
+    contrasts: tuple[Contrast, ...]
+    arms: dict[str, str | None]
+    settings: tuple[tuple[str, str], ...]
+    arm_settings: "pd.DataFrame"
+    counts: tuple[int, int]
+    failed: tuple[str, ...]
+    unfinished: frozenset[str]
+
+
+def collect(path: Path) -> StudyData:
+    """Read a study folder.
+
+    Raises:
+        InputError: not a study folder, or one in which nothing was measured yet.
+    """
+    import pandas as pd
+
+    from thermograd.study.folder import open_study, study_status
+    from thermograd.study.results import load_study
+
+    folder = open_study(path)
+    table = load_study(path)
+    if table.empty:
+        raise InputError(f"`study` {path} has no measured checkpoint yet; see thermograd study status {path}")
+    probes, training, rungs = [], [], []
+    for run in folder.runs:
+        metrics = _metrics(folder, run)
+        probes += list(_probe_rows(run, metrics, _variance_record(folder, run)))
+        training += list(_training_rows(run, metrics))
+        rungs += list(_rung_rows(run, metrics))
+    status = study_status(folder)
+    rows = status["runs"]
+    probe_frame = pd.DataFrame(probes, columns=[*PLACE, *QUANTITIES, *BOUNDS])
+    return StudyData(
+        name=folder.study.name,
+        table=with_probes(table, probe_frame),
+        probes=probe_frame,
+        training=pd.DataFrame(training, columns=["run", "arm", "seed", "step", "epoch", *TRAINED]),
+        rungs=pd.DataFrame(rungs, columns=["run", "arm", "seed", "rung", *RUNG]),
+        pictures=tuple(_pictures(folder)),
+        contrasts=tuple(Contrast(c.name, c.a, c.b, c.metric) for c in folder.study.contrasts),
+        arms={run.arm: run.ready for run in folder.runs},
+        settings=tuple(_settings(folder)),
+        arm_settings=_arm_settings(folder),
+        counts=(status["counts"]["done"], len(rows)),
+        failed=tuple(
+            f"{row['arm']}, seed {row['seed']}: {row['state']}"
+            + (f" ({row['cause']})" if row["cause"] else f" at step {row['step']} of {row['num_steps']}")
+            for row in rows
+            if row["state"] != "done"
+        ),
+        unfinished=frozenset(
+            row["arm"] for row in rows if row["state"] in ("waiting", "running", "interrupted")
+        ),
+    )
+
+
+PLACE = ("run", "arm", "seed", "step", "network", "source")
+BOUNDS = tuple(f"{name}:{end}" for name in QUANTITIES for end in ("low", "high"))
+TRAINED = ("log_likelihood", "energy_posterior", "energy_prior", "seconds")
+RUNG = ("inverse_temperature", "expected_log_likelihood", "variance_log_likelihood")
+
+
+def with_probes(table: "pd.DataFrame", probes: "pd.DataFrame") -> "pd.DataFrame":
+    """Return the table with the gradient's variance and bias of all networks, from the last probe up to each step."""
+    import pandas as pd
+
+    names = list(QUANTITIES)
+    extra = []
+    for run, step in zip(table["run"], table["step"], strict=True):
+        found = probes[(probes["run"] == run) & (probes["network"] == "total") & (probes["step"] <= step)]
+        extra.append({name: _last(found, name) for name in names})
+    return pd.concat([table.reset_index(drop=True), pd.DataFrame(extra, columns=names)], axis=1)
+
+
+def of_source(rows: "pd.DataFrame", name: str) -> "pd.DataFrame":
+    """Return the rows that tell a quantity, by step: variance from probes where there are any, bias from references.
+
+    A reference is measured apart, most often with batches and chains of other numbers than the run's. A probe whose
+    normalised variance could not be told, since the mean gradient drowns in noise, is among the rows: an older number
+    in its place would be the smaller the worse the run.
+    """
+    rows = rows.sort_values("step", kind="stable")
+    known = rows.dropna(subset=[name])
+    among, source = (known, "reference") if name in AGAINST_REFERENCE else (rows, "probe")
+    own = among[among["source"] == source]
+    return own if len(own) else known
+
+
+def _last(rows: "pd.DataFrame", name: str) -> float:
+    """Return what the last row that tells a quantity says, NaN where there is none."""
+    told = of_source(rows, name)[name]
+    return float(told.iloc[-1]) if len(told) else float("nan")
+
+
+# --- metrics ---
+
+
+def _metrics(folder: "StudyFolder", run: "StudyRun") -> list[dict[str, Any]]:
+    from thermograd.runs.folder import read_metrics
+
+    return read_metrics(folder.run_folder(run.identity))
+
+
+def _variance_record(folder: "StudyFolder", run: "StudyRun") -> dict[str, Any] | None:
+    """Return what `thermograd variance` measured on a run, if it did."""
+    file = folder.run_folder(run.identity) / "variance.json"
+    return json.loads(file.read_text()) if file.is_file() else None
+
+
+def _place(run: "StudyRun") -> dict[str, Any]:
+    return {"run": run.identity, "arm": run.arm, "seed": run.seed}
+
+
+def _probe_rows(
+    run: "StudyRun", metrics: list[dict[str, Any]], measured: Mapping[str, Any] | None
+) -> Iterator[dict[str, Any]]:
+    """Yield the variance of the run's own estimator on fresh batches, and what a reference gradient told of it."""
+    own = run.config["gradient"]["estimator"]
+    for record in metrics:
+        each = record.get("estimators", {}).get(own) if record["kind"] == "probe" else None
+        if each is not None:
+            yield from _block_rows(run, record["step"], each["fresh"]["blocks"], "probe")
+    if measured is not None and own in measured["estimators"]:
+        yield from _block_rows(run, measured["step"], measured["estimators"][own]["blocks"], "reference")
+
+
+def _block_rows(
+    run: "StudyRun", step: int, blocks: Mapping[str, Mapping[str, Any]], source: str
+) -> Iterator[dict[str, Any]]:
+    for network in NETWORKS:
+        row: dict[str, Any] = {**_place(run), "step": step, "network": network, "source": source}
+        for name in QUANTITIES:
+            estimate = blocks.get(network, {}).get(name)
+            if estimate is not None:
+                low, high = estimate.get("low"), estimate.get("high")
+                row |= {name: estimate["value"], f"{name}:low": low, f"{name}:high": high}
+        if len(row) > len(PLACE):
+            yield row
+
+
+def _training_rows(
+    run: "StudyRun", metrics: list[dict[str, Any]], most: int = 300
+) -> Iterator[dict[str, Any]]:
+    records = [record for record in metrics if record["kind"] == "train"]
+    stride = -(-len(records) // most) or 1
+    for record in records[::stride]:
+        values = {name: record.get(name) for name in TRAINED}
+        yield {**_place(run), "step": record["step"], "epoch": record["epoch"], **values}
+
+
+def _rung_rows(run: "StudyRun", metrics: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Yield the rungs with which the run ended, and what is known of l on them.
+
+    Training records hold the temperatures and, where they were kept, the mean of l on each; probes hold its variance.
+    """
+    own = run.config["gradient"]["estimator"]
+    trained = [record for record in metrics if record["kind"] == "train" and "inverse_temperature" in record]
+    probed = [
+        record for record in metrics if record["kind"] == "probe" and own in record.get("estimators", {})
+    ]
+    if not trained:
+        return
+    record = trained[-1]
+    temperatures = [float(f"{t:.6g}") for t in record["inverse_temperature"]]
+    means = record.get("expected_log_likelihood") or [None] * len(temperatures)
+    rungs: dict[float, dict[str, Any]] = {
+        t: {"expected_log_likelihood": m} for t, m in zip(temperatures, means)
+    }
+    if probed:
+        for each in probed[-1]["estimators"][own]["fresh"]["log_likelihood_variance"]:
+            t = float(f"{each['inverse_temperature']:.6g}")
+            rungs.setdefault(t, {})["variance_log_likelihood"] = each["value"]
+    rungs.setdefault(
+        0.0, {}
+    )  # vanilla's lower end is shared by all images, and not among the rungs it records
+    for number, t in enumerate(sorted(rungs)):
+        yield {**_place(run), "rung": number, "inverse_temperature": t, **rungs[t]}
+
+
+# --- pictures and settings ---
+
+
+def _pictures(folder: "StudyFolder") -> Iterator[Picture]:
+    """Yield the sample grids of each arm's first seed that has any."""
+    for arm in dict.fromkeys(run.arm for run in folder.runs):
+        for run in (run for run in folder.runs if run.arm == arm):
+            files = sorted((folder.run_folder(run.identity) / "samples").glob("samples_epoch_*.png"))
+            found = [(match, file) for file in files if (match := SAMPLES.fullmatch(file.name))]
+            if found:
+                yield from (Picture(arm, run.seed, int(match[1]), file) for match, file in found)
+                break
+
+
+def _settings(folder: "StudyFolder") -> Iterator[tuple[str, str]]:
+    study = folder.study.model_dump(mode="json")
+    yield "study", study["name"]
+    yield "preset", study["preset"]
+    for name, value in study["overrides"].items():
+        yield name, _text(value)
+    yield "seeds", ", ".join(map(str, study["seeds"]))
+    yield "held equal", study["equal"]
+    for name, value in study["evaluation"].items():
+        yield f"evaluation.{name}", _text(value)
+    run = folder.runs[0]
+    yield "training images", f"{run.num_images:,}"
+    environment = folder.run_folder(run.identity) / "environment.json"
+    if environment.is_file():
+        facts = json.loads(environment.read_text())
+        for name in ("thermograd", "commit", "python", "processor", "gpu", "num_threads"):
+            if facts.get(name) is not None:
+                yield name, str(facts[name])
+        yield "torch", facts["packages"]["torch"]
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_text(each)}" for name, each in value.items())
+    return "-" if value is None else str(value)
+
+
+def _arm_settings(folder: "StudyFolder") -> "pd.DataFrame":
+    import pandas as pd
+
+    rows: dict[str, dict[str, Any]] = {}
+    for run in folder.runs:
+        gradient = run.config["gradient"]
+        rows.setdefault(
+            run.arm,
+            {
+                "arm": run.arm,
+                "estimator": gradient["estimator"],
+                "prior rule": gradient["prior_rule"],
+                "schedule": gradient["schedule"]["kind"],
+                "p": gradient["schedule"]["power"] if gradient["schedule"]["kind"] == "power" else None,
+                "rungs": gradient["num_rungs"],
+                "chains": gradient["num_chains"],
+                "noise": gradient["noise_multiplier"],
+                "steps": run.num_steps,
+                "runs": 0,
+                "identities": "",
+            },
+        )
+        rows[run.arm]["runs"] += 1
+        rows[run.arm]["identities"] = f"{rows[run.arm]['identities']} {run.identity}".strip()
+    return pd.DataFrame(list(rows.values()))

@@ -1,0 +1,213 @@
+"""The loop of one run on disk: train it, and go on where it stopped.
+
+Starting the same config again goes on where it stopped; what a run folder holds is told in `folder`.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from thermograd.config.schema import RunConfig
+from thermograd.data import ImageDataset, batch_order
+from thermograd.errors import InputError, RunError
+from thermograd.runs.checkpoint import load_last, save_checkpoint
+from thermograd.runs.folder import (
+    claim_folder,
+    end_torn_line,
+    only_writer,
+    read_environment,
+    read_metrics,
+    write_model_card,
+    write_status,
+)
+from thermograd.runs.pictures import image_grid, pairs_grid, save_curves, save_png
+from thermograd.runs.run import adapted_prior_chains, check_same, restore, use_threads
+from thermograd.training.builder import batch_images, build_model, load_data
+from thermograd.training.probe import Probe
+from thermograd.training.samples import sample_images, sample_posterior
+from thermograd.training.trainer import Trainer
+
+OnStep = Callable[[int, int, dict[str, Any]], None]
+"""Called after each step with the steps done, the steps in all and the record."""
+
+
+def train_run(
+    config: RunConfig,
+    folder: Path,
+    *,
+    requested: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+    on_step: OnStep | None = None,
+    on_message: Callable[[str], None] = lambda message: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> str:
+    """Train a run from its config, or from its last checkpoint where there is one.
+
+    Args:
+        config: the run.
+        folder: run folder; made where it is missing.
+        requested: what was asked for on top of the preset, kept beside the resolved config.
+        overwrite: remove the run that the folder holds, once config and data are known to be good.
+        on_step: called after each step.
+        on_message: called with a sentence for the user.
+        should_stop: asked after each step; True saves a checkpoint and stops.
+
+    Returns:
+        "done" or "stopped".
+
+    Raises:
+        InputError: the folder holds a run of another config, another process trains it, or the data does not fit.
+        RunError: a guard stopped the run; the message names the step and the last good checkpoint.
+    """
+    use_threads(config, None if overwrite else folder)
+    data = load_data(config)
+    order = batch_order(
+        len(data), config.training.batch_size, config.seed, 0
+    )  # refuses a batch of too many images
+    trainer = Trainer(config, build_model(config), len(data))
+    claim_folder(folder, config, requested or {}, overwrite)
+    with only_writer(folder):
+        checkpoint, messages = load_last(folder / "checkpoints")
+        on_message(
+            f"{config.gradient.estimator}, {len(data)} images of {data.name}; {_kind_of_machine(trainer.device)}, "
+            f"chains in {trainer.precision}."
+        )
+        for message in messages:
+            on_message(f"{message} The run goes on from the checkpoint before it.")
+        if checkpoint is not None:
+            check_same(checkpoint, config, data)
+            restore(trainer, checkpoint)
+            on_message(f"Going on from {checkpoint.path.name}.")
+            kind = trainer.device.type
+            began = read_environment(folder).get("device", kind).split(":")[0]
+            if began != kind:
+                on_message(
+                    f"warning: this run was begun on {began} and continues on {kind}: its numbers are "
+                    f"not those of an undisturbed run."
+                )
+        loop = _Loop(config, folder, data, trainer, len(order), on_step, on_message)
+        step = loop.step = 0 if checkpoint is None else checkpoint.step
+        write_status(folder, "running", step, loop.num_steps)
+        try:
+            finished = loop.run(should_stop)
+        except (RunError, InputError, MemoryError, torch.OutOfMemoryError) as error:
+            write_status(folder, "failed", loop.step, loop.num_steps, cause=str(error))
+            last, _ = load_last(folder / "checkpoints")
+            where = "none was written yet" if last is None else str(last.path)
+            raise RunError(f"{error} Last good checkpoint: {where}.") from error
+        write_status(folder, "done" if finished else "stopped", loop.step, loop.num_steps)
+        return "done" if finished else "stopped"
+
+
+class _Loop:
+    """The loop over steps of one run, with what it writes on the way."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        folder: Path,
+        data: ImageDataset,
+        trainer: Trainer,
+        steps_per_epoch: int,
+        on_step: OnStep | None,
+        on_message: Callable[[str], None],
+    ):
+        self.on_message = on_message
+        self.config, self.folder, self.data, self.trainer = config, folder, data, trainer
+        self.steps_per_epoch, self.on_step = steps_per_epoch, on_step
+        self.num_steps = steps_per_epoch * config.training.num_epochs
+        self.step = 0
+        self.probe = None if config.probe.every is None else Probe(config, trainer, data)
+
+    def run(self, should_stop: Callable[[], bool]) -> bool:
+        """Run to the end, or until asked to stop; return whether the end was reached."""
+        settings = self.config.training
+        every = settings.checkpoint_every or self.steps_per_epoch
+        end_torn_line(self.folder / "metrics.jsonl")
+        with (self.folder / "metrics.jsonl").open("a") as metrics:
+            for epoch, index in self._batches():
+                begun = time.perf_counter()
+                x = batch_images(self.config, self.data, index, epoch, self.trainer.device)
+                record = self.trainer.step(x, torch.from_numpy(index), self.step, epoch)
+                record["seconds"] = time.perf_counter() - begun
+                self.step += 1
+                end_of_epoch = self.step % self.steps_per_epoch == 0
+                if self.step % settings.log_every == 0 or end_of_epoch or self.step == 1:
+                    metrics.write(
+                        json.dumps({"kind": "train", "step": self.step, "epoch": epoch, **record}) + "\n"
+                    )
+                    metrics.flush()
+                if end_of_epoch:
+                    for line in record["warnings"]:
+                        self.on_message(f"warning: step {self.step}: {line}")
+                if self.probe is not None and self.step % (self.config.probe.every or 1) == 0:
+                    metrics.write(json.dumps(self._probe(self.probe, epoch)) + "\n")
+                    metrics.flush()
+                if self.on_step is not None:
+                    self.on_step(self.step, self.num_steps, record)
+                finished = self.step == self.num_steps
+                if end_of_epoch and ((epoch + 1) % settings.pictures_every == 0 or finished):
+                    self._draw_pictures(epoch + 1)
+                stopping = should_stop() and not finished
+                if self.step % every == 0 or finished or stopping:
+                    self._save(epoch)
+                if stopping:
+                    return False
+        write_model_card(self.folder, self.config, read_metrics(self.folder))
+        return True
+
+    def _probe(self, probe: Probe, epoch: int) -> dict[str, Any]:
+        begun = time.perf_counter()
+        record = probe.measure(self.step)
+        record["seconds"] = time.perf_counter() - begun
+        return {"kind": "probe", "step": self.step, "epoch": epoch, **record}
+
+    def _batches(self) -> Iterator[tuple[int, Any]]:
+        """Yield (epoch, image indices) from the current step on; batches are a function of (seed, epoch)."""
+        first_epoch, first_batch = divmod(self.step, self.steps_per_epoch)
+        for epoch in range(first_epoch, self.config.training.num_epochs):
+            order = batch_order(len(self.data), self.config.training.batch_size, self.config.seed, epoch)
+            yield from ((epoch, index) for index in order[first_batch:])
+            first_batch = 0
+
+    def _save(self, epoch: int) -> None:
+        trainer = self.trainer
+        parts = {"model": trainer.model.state_dict(), "training_state": trainer.tensors()}
+        if trainer.average is not None:
+            parts["ema"] = trainer.average
+        state = {
+            "epoch": epoch,
+            "steps_per_epoch": self.steps_per_epoch,
+            "config": self.config.identity,
+            "data": self.data.fingerprint,
+        }
+        folder = self.folder / "checkpoints"
+        save_checkpoint(folder, self.step, parts, state, self.config.training.num_checkpoints)
+        write_status(self.folder, "running", self.step, self.num_steps)
+
+    def _draw_pictures(self, epoch: int) -> None:
+        """Draw samples and reconstructions, always from the same streams, so that grids can be compared."""
+        config, folder = self.config, self.folder / "samples"
+        model = build_model(config)
+        model.load_state_dict(self.trainer.average or self.trainer.model.state_dict())
+        chains = adapted_prior_chains(config, self.trainer.prior_step_size)
+        samples = sample_images(model, chains, 64, config.seed)
+        save_png(image_grid(samples.images), folder / f"samples_epoch_{epoch:04d}.png")
+        x = batch_images(config, self.data, range(min(32, len(self.data))), 0, self.trainer.device)
+        posterior = sample_posterior(model, x, config.seed, step_size=config.posterior_chains.step_size)
+        originals = 2 * x - 1 if config.model.likelihood == "bernoulli" else x
+        pairs = pairs_grid(originals, model.decode(posterior.latents[-1, 0]))
+        save_png(pairs, folder / f"reconstructions_epoch_{epoch:04d}.png")
+        title = f"{config.preset}, {config.gradient.estimator}, seed {config.seed}"
+        save_curves(read_metrics(self.folder), self.folder / "curves.png", title)
+
+
+def _kind_of_machine(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    threads = torch.get_num_threads()
+    return f"CPU, {threads} thread{'s' if threads > 1 else ''}"

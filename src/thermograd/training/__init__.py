@@ -1,0 +1,1 @@
+"""One model learning, in memory."""

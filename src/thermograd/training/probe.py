@@ -1,0 +1,334 @@
+"""Probing the learning gradient of a run at frozen parameters: by any estimator, and every so many steps of training.
+
+A probe reads the model, the schedule, step sizes and stored chains of a `Trainer` and changes none of them. Its random
+streams are its own, so training with and without it is the same, on a CPU to the byte.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from thermograd.config.resolve import validate_config
+from thermograd.config.schema import RunConfig
+from thermograd.data import ImageDataset, batch_order
+from thermograd.errors import InputError, RunError
+from thermograd.gradients.reference import Reference
+from thermograd.gradients.rules import ESTIMATORS, PRIOR_RULES, Weights, compute_noisy_weights
+from thermograd.gradients.variance import Measurement, Rule, make_rule, measure_gradients
+from thermograd.ladders.ladder import Ladder, sample_ladder
+from thermograd.streams import stream, stream_seed
+from thermograd.training.builder import batch_images
+from thermograd.training.trainer import Trainer, make_kernel
+
+NUM_PILOT_STEPS = 60
+"""Steps in which MALA finds step sizes for a ladder that the run does not have."""
+
+
+@dataclass(frozen=True)
+class Changes:
+    """How an estimator is to be sampled where it differs from the run; None keeps the run's setting.
+
+    Attributes:
+        prior_rule: of the prior's gradient.
+        num_chains: M; None for the run's, or as few as the estimator needs.
+        num_rungs: K of the estimators that need a ladder; None for the run's, or 11 where it has none.
+        power: p of the schedule (k/N)^p.
+        num_steps: steps of the posterior chains.
+        kernel: "ula" or "mala".
+        start: where posterior chains begin; None for the run's, or "base" where the run's chains are persistent and
+            of another number of rungs or chains.
+        batch_size: images a batch.
+    """
+
+    prior_rule: str | None = None
+    num_chains: int | None = None
+    num_rungs: int | None = None
+    power: float | None = None
+    num_steps: int | None = None
+    kernel: str | None = None
+    start: str | None = None
+    batch_size: int | None = None
+
+
+def estimator_config(config: RunConfig, estimator: str, changes: Changes) -> RunConfig:
+    """Return the run's config with another estimator and what has to change with it.
+
+    Raises:
+        InputError: one line that names each field and value at fault.
+    """
+    values = config.model_dump(mode="json")
+    gradient, chains, prior = values["gradient"], values["posterior_chains"], values["prior_chains"]
+    rule = PRIOR_RULES.get(changes.prior_rule or gradient["prior_rule"])
+    known = ESTIMATORS.get(estimator)
+    needed = max(known.min_chains if known else 1, rule.min_chains if rule else 1)
+    needs_ladder = (known is None or known.needs_ladder) or (rule is None or rule.needs_ladder)
+    old_rungs = gradient["num_rungs"]
+    num_rungs = (changes.num_rungs or (old_rungs if old_rungs > 2 else 11)) if needs_ladder else 2
+    gradient |= {
+        "estimator": estimator,
+        "prior_rule": changes.prior_rule or gradient["prior_rule"],
+        "num_chains": changes.num_chains or max(gradient["num_chains"], needed),
+        "num_rungs": num_rungs,
+        "noise_multiplier": 0.0,
+        "clean_second_moments": False,
+    }
+    if changes.power is not None:
+        gradient["schedule"] |= {"kind": "power", "power": changes.power}
+    elif num_rungs != old_rungs and (num_rungs == 2 or gradient["schedule"]["kind"].startswith("equal-")):
+        gradient["schedule"]["kind"] = "power"
+    chains["num_steps"] = changes.num_steps or chains["num_steps"]
+    chains["kernel"] = changes.kernel or chains["kernel"]
+    chains["exchange"] = chains["exchange"] and num_rungs > 2
+    same = (num_rungs, gradient["num_chains"]) == (old_rungs, config.gradient.num_chains)
+    if changes.start is not None:
+        chains["start"] = changes.start
+    elif chains["start"] == "persistent" and not same:
+        chains["start"] = "base"
+    batch_size = changes.batch_size or config.training.batch_size
+    if not same or batch_size != config.training.batch_size:
+        prior["start"] = "base"  # stored chains of the prior are of another number
+        prior["num_chains"] = prior["num_chains"] if num_rungs == 2 else None
+    values["training"]["batch_size"] = batch_size
+    # No state that a probe does not use.
+    values["optimiser"] |= {"kind": "sgd", "clip_norm": None, "ema_decay": None}
+    return validate_config(values)
+
+
+@dataclass
+class Sampler:
+    """One kind of ladder, and the estimators that are read off it."""
+
+    trainer: Trainer
+    rules: dict[str, Rule] = field(default_factory=dict)
+
+
+def make_samplers(
+    own: Trainer, configs: Mapping[str, RunConfig], x: Tensor, stored: bool = True
+) -> list[Sampler]:
+    """Return samplers for estimators, one for all that read the same kind of ladder.
+
+    Args:
+        own: the run's trainer, from which schedule, step sizes and stored chains are taken where they fit.
+        configs: of each estimator, from `estimator_config`.
+        x: images on which MALA finds step sizes for ladders that the run does not have.
+        stored: whether the images probed are those of the stored chains.
+
+    Raises:
+        InputError: a persistent start for images or rungs that have no stored chains.
+    """
+    samplers: dict[Any, Sampler] = {}
+    for name, config in configs.items():
+        estimator = ESTIMATORS[config.gradient.estimator]
+        rule = PRIOR_RULES[config.gradient.prior_rule]
+        shared = not (estimator.needs_ladder or rule.needs_ladder)
+        gradient = config.gradient
+        key = (shared, gradient.num_chains, gradient.num_rungs, gradient.schedule, config.posterior_chains)
+        if key not in samplers:
+            samplers[key] = Sampler(_make_trainer(own, config, x, stored))
+        samplers[key].rules[name] = make_rule(estimator, rule)
+    return list(samplers.values())
+
+
+def _make_trainer(own: Trainer, config: RunConfig, x: Tensor, stored: bool) -> Trainer:
+    trainer = Trainer(config, own.model, num_images=1)  # a store of its own is never used
+    trainer.prior_step_size = own.prior_step_size
+    trainer.stored_prior = own.stored_prior if trainer.stored_prior is not None else None
+    gradient, chains = config.gradient, config.posterior_chains
+    same_rungs = gradient.num_rungs == own.config.gradient.num_rungs
+    if chains.start == "persistent":
+        fits = same_rungs and gradient.num_chains == own.config.gradient.num_chains
+        if own.stored is None or not fits or not stored:
+            raise InputError(
+                f"`start` persistent needs chains that the run stored for its training images on {gradient.num_rungs} "
+                f"rungs with {gradient.num_chains} chains; try base or annealed."
+            )
+        trainer.stored = own.stored
+    if same_rungs and gradient.schedule == own.config.gradient.schedule:
+        trainer.schedule = own.schedule
+        if chains.kernel == own.config.posterior_chains.kernel:
+            trainer.step_sizes = own.step_sizes
+            return trainer
+    if chains.kernel == "mala":
+        pilot = sample_ladder(
+            own.model,
+            x,
+            trainer.schedule,
+            make_kernel("mala", trainer.step_sizes),
+            1,
+            1,
+            "base",
+            stream(own.config.seed, "probe-pilot", 0, own.device),
+            num_burn_in=NUM_PILOT_STEPS,
+            chunk_size=config.compute.chunk_size,
+        )
+        if pilot.step_sizes is not None:
+            trainer.step_sizes = pilot.step_sizes
+    return trainer
+
+
+def random_batches(num_images: int, batch_size: int, num_batches: int, seed: int, name: str) -> np.ndarray:
+    """Return image indices (num_batches, batch_size) of independent batches; no image twice in one.
+
+    Raises:
+        InputError: a batch of more images than there are.
+    """
+    return np.stack(
+        [batch_order(num_images, batch_size, stream_seed(seed, name, b), 0)[0] for b in range(num_batches)]
+    )
+
+
+def measure_batches(
+    samplers: Sequence[Sampler],
+    batches: Sequence[Tensor],
+    index: np.ndarray,
+    num_repeats: int,
+    name: str,
+    *,
+    references: Sequence[Reference] | None = None,
+    by_rung: bool = False,
+    on_gradient: Callable[[], None] = lambda: None,
+) -> dict[str, Measurement]:
+    """Measure estimators on batches, with random streams under the prefix `name`.
+
+    Args:
+        samplers: from `make_samplers`.
+        batches: images of each batch.
+        index: which images they are, for chains that are stored.
+        num_repeats: R.
+        name: prefix of the streams.
+        references: of each batch.
+        by_rung: tell rungs apart as well.
+        on_gradient: called after each repeat of each sampler.
+
+    Raises:
+        RunError: chains whose values are not finite.
+    """
+    found: dict[str, Measurement] = {}
+    for sampler in samplers:
+        trainer = sampler.trainer
+
+        def draw(b: int, r: int, trainer: Trainer = trainer) -> Ladder:
+            numbers = torch.from_numpy(index[b])
+            ladder = trainer.draw(batches[b], numbers, b * num_repeats + r, name=f"{name}-").ladder
+            if not (ladder.log_likelihood.isfinite().all() and ladder.energy.isfinite().all()):
+                raise RunError(f"The chains of the probe are not finite in batch {b}, repeat {r}.")
+            return ladder
+
+        found |= measure_gradients(
+            trainer.model,
+            batches,
+            draw,
+            sampler.rules,
+            num_repeats,
+            references=references,
+            by_rung=by_rung,
+            chunk_size=trainer.config.compute.chunk_size,
+            on_gradient=on_gradient,
+        )
+    return found
+
+
+def describe(measurement: Measurement) -> dict[str, Any]:
+    """Return a measurement as JSON holds it."""
+    blocks = measurement.summary()
+    temperatures = measurement.inverse_temperatures.tolist()
+    spread = measurement.log_likelihood_variance
+    record: dict[str, Any] = {
+        "num_evaluations_per_image": measurement.num_evaluations,
+        "num_backward_per_image": measurement.num_backward,
+        "log_likelihood_variance": [
+            {"inverse_temperature": t, "value": value, "low": _finite(low), "high": _finite(high)}
+            for t, value, low, high in zip(temperatures, *(part.tolist() for part in spread), strict=True)
+        ],
+        "blocks": {
+            name: {"num_parameters": measurement.groups[name].num_parameters}
+            | {quantity: estimate.record() for quantity, estimate in quantities.items()}
+            for name, quantities in blocks.items()
+        },
+    }
+    if measurement.rungs:
+        record["rungs"] = [
+            {
+                "inverse_temperature": rung.inverse_temperature,
+                "chain_variance": rung.chain_variance,
+                "batch_variance": {name: _finite(value) for name, value in rung.batch_variance.items()},
+            }
+            for rung in measurement.rungs
+        ]
+    return record
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+class Probe:
+    """What a run measures every `probe.every` steps: on one fixed batch, and on fresh batches.
+
+    The fixed batch has a chain variance alone; it shows how that moves with the parameters and with nothing else. Fresh
+    batches are drawn anew at each probe.
+
+    Args:
+        config: the run.
+        trainer: its trainer, which is read only.
+        data: its training images.
+    """
+
+    def __init__(self, config: RunConfig, trainer: Trainer, data: ImageDataset):
+        self.config, self.trainer, self.data = config, trainer, data
+        names = config.probe.estimators or ()
+        self.configs: dict[str, RunConfig] = {
+            name: estimator_config(config, name, Changes()) for name in names
+        }
+        size = config.training.batch_size
+        self.fixed = random_batches(len(data), size, 1, config.seed, "probe-fixed-batch")
+
+    def measure(self, step: int) -> dict[str, Any]:
+        """Return the record of a probe after `step` steps."""
+        settings, size = self.config.probe, self.config.training.batch_size
+        seed = self.config.seed
+        fresh = random_batches(len(self.data), size, settings.batches, seed, f"probe-batches-{step}")
+        fixed_images, fresh_images = self._images(self.fixed), self._images(fresh)
+        samplers = make_samplers(self.trainer, self.configs, fixed_images[0])
+        if not samplers:
+            samplers = [Sampler(self.trainer, {self.config.gradient.estimator: self._own_rule(step)})]
+        found: dict[str, dict[str, Any]] = {}
+        for kind, index, images in (
+            ("fixed", self.fixed, fixed_images),
+            ("fresh", fresh, fresh_images),
+        ):
+            measured = measure_batches(
+                samplers,
+                images,
+                index,
+                settings.repeats,
+                f"probe-{kind}-{step}",
+                by_rung=settings.by_rung,
+            )
+            for name, measurement in measured.items():
+                found.setdefault(name, {})[kind] = describe(measurement)
+        return {"batches": settings.batches, "repeats": settings.repeats, "estimators": found}
+
+    def _images(self, index: np.ndarray) -> list[Tensor]:
+        return [batch_images(self.config, self.data, row, 0, self.trainer.device) for row in index]
+
+    def _own_rule(self, step: int) -> Rule:
+        """Return the rule with which the run trains, its added noise counted."""
+        trainer, gradient, seed = self.trainer, self.config.gradient, self.config.seed
+        if not gradient.noise_multiplier:
+            return make_rule(trainer.estimator, trainer.prior_rule)
+
+        def noisy(ladder: Ladder, batch: int, repeat: int) -> Weights:
+            counter = batch * self.config.probe.repeats + repeat
+            coin = torch.rand((), generator=stream(seed, f"probe-noise-sign-{step}", counter))
+            sign = 1.0 if coin < 0.5 else -1.0
+            return compute_noisy_weights(
+                ladder, trainer.estimator, trainer.prior_rule, gradient.noise_multiplier, sign
+            )
+
+        return noisy

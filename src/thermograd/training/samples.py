@@ -1,0 +1,112 @@
+"""Images from a model: samples of its prior, and reconstructions through its posterior."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from thermograd.config.schema import PriorChainsConfig
+from thermograd.ladders.ladder import Ladder, sample_ladder
+from thermograd.ladders.schedules import power_schedule
+from thermograd.models.latent_ebm import LatentEBM
+from thermograd.models.latent_model import LatentModel
+from thermograd.samplers.mala import MALA
+from thermograd.samplers.prior import sample_prior
+from thermograd.streams import stream
+from thermograd.training.trainer import make_kernel
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Samples of a model.
+
+    Attributes:
+        latents: (N, d).
+        energy: (N,).
+        images: (N, C, H, W), mean images in [-1, 1].
+    """
+
+    latents: Tensor
+    energy: Tensor
+    images: Tensor
+
+
+def sample_images(
+    model: LatentEBM, settings: PriorChainsConfig, num_images: int, seed: int, batch_size: int = 1000
+) -> Samples:
+    """Sample the prior from the base distribution by the run's own chains, and decode the draws.
+
+    Chains that training kept from step to step (`start: persistent`) begin at the base distribution here, so that
+    samples depend on nothing but the model and the seed; give such runs `num_steps` that suffice from there.
+
+    Args:
+        model: the model.
+        settings: kernel, steps and step size of the prior chains, e.g. `run.prior_chains`.
+        num_images: N.
+        seed: of the stream "samples"; the same seed gives the same images.
+        batch_size: images at once.
+    """
+    device = next(model.parameters()).device
+    parts = []
+    for first in range(0, num_images, batch_size):
+        generator = stream(seed, "samples", first, device)
+        start = model.sample_base((min(batch_size, num_images - first),), generator)
+        kernel = make_kernel(settings.kernel, settings.step_size)
+        draws = sample_prior(model, kernel, settings.num_steps, start, generator)
+        parts.append(Samples(draws.latents, draws.energy, model.decode(draws.latents)))
+    return Samples(
+        torch.cat([part.latents for part in parts]),
+        torch.cat([part.energy for part in parts]),
+        torch.cat([part.images for part in parts]),
+    )
+
+
+def sample_posterior(
+    model: LatentModel,
+    x: Tensor,
+    seed: int,
+    *,
+    num_rungs: int = 8,
+    power: float = 3.0,
+    num_chains: int = 1,
+    num_burn_in: int = 50,
+    num_steps: int = 50,
+    step_size: float = 0.1,
+    chunk_size: int | None = None,
+    step: int = 0,
+) -> Ladder:
+    """Sample the posterior of images that have no stored chains: MALA with replica exchange from the base distribution.
+
+    A posterior over latents has several modes, and a short chain at t = 1 alone stays in the one it falls into; the
+    rungs below let it leave. Step sizes adapt while burning in and are frozen afterwards. The rule is the same however
+    a model was trained, so models with different training chains can be compared.
+
+    Args:
+        model: the model.
+        x: images (B, C, H, W), as the likelihood takes them.
+        seed: of the stream "evaluation-posterior".
+        num_rungs: K of the ladder.
+        power: p of its schedule.
+        num_chains: M.
+        num_burn_in: steps before, on every rung.
+        num_steps: steps after, on every rung.
+        step_size: h with which adaptation begins.
+        chunk_size: the most latents evaluated at once.
+        step: counter of the stream, e.g. of the first image of a batch.
+
+    Returns:
+        The ladder; the posterior's draws are on its last rung.
+    """
+    return sample_ladder(
+        model,
+        x,
+        power_schedule(num_rungs, power),
+        MALA(step_size),
+        num_chains,
+        num_steps,
+        "base",
+        stream(seed, "evaluation-posterior", step, x.device),
+        num_burn_in=num_burn_in,
+        exchange_rungs=True,
+        chunk_size=chunk_size,
+    )

@@ -1,0 +1,465 @@
+"""The command line: exit codes, one line on stderr, nothing written for bad input, and quick help."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from thermograd import cli
+from thermograd.config.schema import RunConfig
+from thermograd.runs.checkpoint import list_checkpoints
+from thermograd.runs.train import train_run
+
+MakeConfig = Callable[..., RunConfig]
+COMMAND = [sys.executable, "-c", "from thermograd.cli import main; main()"]
+TINY = [
+    *("--model.latent_dim", "4", "--model.energy.hidden", "[8]", "--model.generator.widths", "[16]"),
+    *("--prior_chains.num_steps", "3", "--posterior_chains.num_steps", "2", "--training.batch_size=8"),
+    *("--compute.num_threads", "1", "--training.pictures_every", "1000", "--epochs", "2"),
+]
+QUICK = ["--distance", "none", "--evidence", "0"]
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return an empty folder that is the working directory."""
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() if path.is_file() else b"" for path in folder.rglob("*")}
+
+
+def save_images(folder: Path, sizes: list[tuple[int, int]]) -> Path:
+    folder.mkdir(parents=True)
+    for i, (width, height) in enumerate(sizes):
+        Image.fromarray(np.full((height, width), i, np.uint8)).save(folder / f"{i}.png")
+    return folder
+
+
+def truncated_png(folder: Path) -> Path:
+    save_images(folder, [(8, 8)] * 3)
+    file = folder / "1.png"
+    file.write_bytes(file.read_bytes()[:40])
+    return folder
+
+
+def array(file: Path, values: np.ndarray) -> Path:
+    np.save(file, values)
+    return file
+
+
+def nan_pixels(folder: Path) -> Path:
+    values = np.zeros((20, 8, 8))
+    values[3, 2, 1] = np.nan
+    return array(folder.with_suffix(".npy"), values)
+
+
+def truncated_array(folder: Path) -> Path:
+    file = array(folder.with_suffix(".npy"), np.zeros((20, 8, 8), np.uint8))
+    file.write_bytes(file.read_bytes()[:500])
+    return file
+
+
+def empty_folder(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
+BAD_SETTINGS: list[tuple[list[str], str]] = [
+    (["train", "digitz"], "`preset` 'digitz' is not known; did you mean 'digits'?"),
+    (["train", "digits", "--optimiser.prior_rl", "1"], "did you mean 'optimiser.prior_lr'?"),
+    (["train", "digits", "--optimizer.prior_lr", "1"], "did you mean 'optimiser'?"),
+    (["train", "digits", "--model.energy.hiden", "[3]"], "did you mean 'model.energy.hidden'?"),
+    (["train", "digits", "--epoch", "3"], "`--epoch` is not an option; did you mean '--epochs'?"),
+    (["train", "digits", "--seed.x", "1"], "`seed"),
+    (["train", "digits", "--epochs", "ten"], "`training.num_epochs` must be a valid integer, got 'ten'."),
+    (["train", "digits", "--epochs", "2.5"], "`training.num_epochs` must be a valid integer, got 2.5."),
+    (["train", "digits", "--epochs", "yes"], "`training.num_epochs` must be a valid integer, got True."),
+    (
+        ["train", "digits", "--epochs", "0"],
+        "`training.num_epochs` must be greater than or equal to 1, got 0.",
+    ),
+    (["train", "digits", "--seed", "-1"], "`seed` must be greater than or equal to 0, got -1."),
+    (["train", "digits", "--seed", ""], "`seed` must be a valid integer, got None."),
+    (
+        ["train", "digits", "--prior_chains.step_size", "-0.1"],
+        "`prior_chains.step_size` must be greater than 0",
+    ),
+    (["train", "digits", "--prior_chains.step_size", ".nan"], "`prior_chains.step_size` must be"),
+    (["train", "digits", "--prior_chains.step_size", ".inf"], "`prior_chains.step_size` must be a finite"),
+    (
+        ["train", "digits", "--prior_chains.step_size", "yes"],
+        "`prior_chains.step_size` must be a number, got True",
+    ),
+    (["train", "digits", "--optimiser.betas", "[0.5, 1]"], "`optimiser.betas.1` must be less than 1"),
+    (["train", "digits", "--optimiser.ema_decay", "1"], "`optimiser.ema_decay` must be less than 1"),
+    (["train", "digits", "--model.generator.widths", "64"], "`model.generator.widths`"),
+    (
+        ["train", "digits", "--model.generator.kind", "cnov"],
+        "`model.generator.kind` must be 'conv' or 'dense'",
+    ),
+    (["train", "digits", "--model", "5"], "`--model` is not an option"),
+    (["train", "digits", "--training.num_epochs"], "`--training.num_epochs` must be followed by a value."),
+    (["train", "digits", "--epochs"], "Option '--epochs' requires an argument."),
+    (["train", "digits", "left-over"], "`left-over` is not expected"),
+    (["train", "digits", "--compute.device", "cuda:77"], "`compute.device` 'cuda:77' is not there"),
+    (["train", "digits", "--compute.num_threads", "1000000"], "`compute.num_threads` must be less than"),
+    (["train", "digits", "--training.batch_size", "99999"], "`batch_size` must be at most"),
+    (["train", "digits", "--data.num_images", "99999"], "`num_images` must be between 1 and"),
+    (
+        ["train", "digits", "--gradient.estimator", "thermodynamic-complete", "--gradient.num_chains", "1"],
+        "`gradient.num_chains` must be at least 2",
+    ),
+    (["train", "digits", "--model.likelihood", "bernoulli"], "`data.binarise` must be threshold or dynamic"),
+    (
+        ["train", "digits", "--model.image_shape", "[1, 16, 16]"],
+        "`model.image_shape` must be [1, 8, 8] for digits",
+    ),
+    (
+        ["train", "digits", "--model.generator.kind", "conv"],
+        "`model.generator.widths` must have 1 entries for 8",
+    ),
+    (["train", "digits", "--data", "nowhere.npy"], "nowhere.npy, which does not exist."),
+    (["train", "digits", "--data", ""], "`--data` must be a file or a folder"),
+    (["train", "digits", "--data.name", "digit"], "digit"),
+    (["train", "digits", "--config", "nowhere.yaml"], "`config` nowhere.yaml can not be read"),
+    (["train"], "Missing argument 'PRESET'."),
+    (["trian"], "No such command 'trian'."),
+    (["resume", "nowhere"], "`run` nowhere is not a run folder"),
+    (["sample", "nowhere"], "`run` nowhere is not a run folder"),
+    (["sample", "nowhere", "--num", "0"], "0 is not in the range x>=1"),
+    (["evaluate", "nowhere", "--split", "tset"], "'tset' is not one of 'train', 'test'"),
+    (["data", "fetch", "mnits"], "got 'mnits'."),
+    (["data", "verify", "mnits"], "got 'mnits'."),
+]
+
+
+def expect_bad_input(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(arguments) == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.startswith("thermograd: ")
+    assert output.err.count("\n") == 1
+    assert "Traceback" not in output.err
+    assert words in output.err
+
+
+@pytest.mark.parametrize(("arguments", "words"), BAD_SETTINGS, ids=lambda value: " ".join(value)[:60])
+def test_bad_settings_are_one_line_and_write_nothing(
+    arguments: list[str], words: str, here: Path, capsys: pytest.CaptureFixture[str]
+):
+    expect_bad_input(arguments, words, capsys)
+    assert tree(here) == {}
+
+
+BAD_DATA: list[tuple[Callable[[Path], Path], str]] = [
+    (empty_folder, "holds no .png, .jpg or .jpeg files"),
+    (lambda folder: save_images(folder, [(8, 8), (8, 8), (9, 9)]), "must be of one size"),
+    (lambda folder: save_images(folder, [(8, 9)] * 3), "must be square"),
+    (truncated_png, "1.png is damaged"),
+    (truncated_array, ".npy"),
+    (nan_pixels, "pixels.npy"),
+    (lambda folder: array(folder.with_suffix(".npy"), np.full((20, 8, 8), 1.5)), "pixels.npy"),
+    (lambda folder: array(folder.with_suffix(".npy"), np.full((20, 8, 8), -3.0)), "pixels.npy"),
+    (lambda folder: array(folder.with_suffix(".npy"), np.zeros(5, np.uint8)), "pixels.npy"),
+    (lambda folder: array(folder.with_suffix(".npy"), np.zeros((1, 8, 8), np.uint8)), "at least 2 images"),
+]
+
+
+@pytest.mark.parametrize(("make", "words"), BAD_DATA)
+def test_bad_data_is_one_line_and_writes_nothing(
+    make: Callable[[Path], Path],
+    words: str,
+    here: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+):
+    data = make(tmp_path / "pixels")
+    expect_bad_input(["train", "digits", "--data", str(data), "--training.batch_size", "1"], words, capsys)
+    assert tree(here) == {}
+
+
+BAD_FILES = [
+    ("{", "is not YAML"),
+    ("- 1\n- 2", "must hold a mapping of settings, got list"),
+    ("1: 2", "keys should be strings"),
+    ("model: 5", "`model` must be a valid dictionary"),
+    ("model: {3: 4}", "keys should be strings"),
+    ("modle: {latent_dim: 3}", "`modle` is not a setting; did you mean 'model'?"),
+    ("gradient: null", "`gradient`"),
+    ("gradient: {schedule: {kind: 7}}", "`gradient.schedule.kind`"),
+]
+
+
+@pytest.mark.parametrize(("text", "words"), BAD_FILES)
+def test_bad_config_files_are_one_line(
+    text: str, words: str, here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    file = tmp_path / "settings.yaml"
+    file.write_text(text)
+    expect_bad_input(["train", "digits", "--config", str(file)], words, capsys)
+    assert tree(here) == {}
+
+
+def test_a_config_file_that_is_no_text(here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "settings.yaml").write_bytes(b"\xff\xfe\x00\x80")
+    expect_bad_input(
+        ["train", "digits", "--config", str(tmp_path / "settings.yaml")], "can not be read", capsys
+    )
+    expect_bad_input(["train", "digits", "--config", str(tmp_path)], "can not be read", capsys)
+
+
+@pytest.fixture
+def trained(tiny_config: MakeConfig, tmp_path: Path) -> Path:
+    train_run(tiny_config({"training.num_epochs": 2}), tmp_path / "run")
+    return tmp_path / "run"
+
+
+def test_another_runs_folder_is_refused(trained: Path, here: Path, capsys: pytest.CaptureFixture[str]):
+    before = tree(trained)
+    expect_bad_input(["train", "digits", "--out", str(trained)], "holds the run of another config", capsys)
+    assert tree(trained) == before
+
+
+def test_out_that_is_a_file_is_refused(here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "file").write_text("mine")
+    for out in (tmp_path / "file", tmp_path / "file" / "below"):
+        expect_bad_input(["train", "digits", "--out", str(out)], "`out`", capsys)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_all_checkpoints_damaged_is_bad_input(trained: Path, here: Path, capsys: pytest.CaptureFixture[str]):
+    for path in list_checkpoints(trained / "checkpoints"):
+        (path / "model.safetensors").write_bytes(b"")
+    for verb in ("resume", "sample", "evaluate"):
+        expect_bad_input([verb, str(trained)], "are all damaged", capsys)
+
+
+def test_a_picture_over_a_folder_is_bad_input(trained: Path, here: Path, capsys: pytest.CaptureFixture[str]):
+    expect_bad_input(["sample", str(trained), "--out", str(here)], "`--out` must be a file", capsys)
+    assert tree(here) == {}
+
+
+def test_an_unknown_checkpoint_is_bad_input(trained: Path, here: Path, capsys: pytest.CaptureFixture[str]):
+    expect_bad_input(["sample", str(trained), "--checkpoint", "step_7"], "step_7 does not exist", capsys)
+
+
+def test_a_run_without_a_checkpoint_yet(trained: Path, here: Path, capsys: pytest.CaptureFixture[str]):
+    for path in list_checkpoints(trained / "checkpoints"):
+        path.rename(trained / path.name)
+    expect_bad_input(["sample", str(trained)], "has no checkpoint yet", capsys)
+
+
+# --- good input ---
+
+
+def test_dry_run_prints_settings_that_can_be_fed_back(
+    here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    words = ["--optimiser.prior_lr", "1e-5", "--seed", "3", "--gradient.estimator", "thermodynamic-detached"]
+    assert cli.run(["train", "digits", *words, "--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    settings = yaml.safe_load(printed)
+    assert settings["optimiser"]["prior_lr"] == 1e-5
+    assert settings["gradient"]["num_rungs"] == 11
+    (tmp_path / "settings.yaml").write_text(printed)
+    assert cli.run(["train", "digits", "--config", str(tmp_path / "settings.yaml"), "--dry-run"]) == 0
+    assert capsys.readouterr().out == printed
+    assert cli.run(["train", "digits", *words, "--dry-run", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == settings
+    assert tree(here) == {}
+
+
+def test_the_command_line_wins_over_the_file_and_the_file_over_the_preset(
+    here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "a.yaml").write_text("training: {num_epochs: 7, batch_size: 9}\n")
+    words = ["--config", str(tmp_path / "a.yaml"), "--epochs", "8", "--dry-run", "--json"]
+    assert cli.run(["train", "digits", *words]) == 0
+    training = json.loads(capsys.readouterr().out)["training"]
+    assert (training["num_epochs"], training["batch_size"], training["pictures_every"]) == (8, 9, 10)
+
+
+def strict_json(text: str) -> Any:
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is not JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def test_train_sample_evaluate_with_json(images_file: Path, here: Path, capsys: pytest.CaptureFixture[str]):
+    assert cli.run(["train", "digits", "--data", str(images_file), *TINY, "--out", "run", "--json"]) == 0
+    record = strict_json(capsys.readouterr().out)
+    assert record["state"] == "done"
+    assert record["last"]["step"] == 8
+    assert all(Path(path).is_file() for path in record["pictures"])
+    assert len(record["pictures"]) == 2
+    assert cli.run(["sample", "run", "--num", "5", "--out", "new/five.png", "--json"]) == 0
+    assert strict_json(capsys.readouterr().out)["file"] == "new/five.png"
+    with Image.open("new/five.png") as picture:
+        assert picture.size == (8 * (3 * 9 - 1), 8 * (2 * 9 - 1))
+    # One image has no standard error, which strict JSON must not call NaN.
+    for extra in ([], ["--num", "1", "--num-samples", "1"]):
+        assert cli.run(["evaluate", "run", "--json", *QUICK, *extra]) == 0
+        assert strict_json(capsys.readouterr().out)["records"][0]["values"]["energy_prior"]["unit"] == "nats"
+    strict_json(Path("run/evaluation.json").read_text())
+
+
+def test_plain_text_of_the_verbs(trained: Path, here: Path, capsys: pytest.CaptureFixture[str]):
+    assert cli.run(["evaluate", str(trained), "--num", "1", *QUICK]) == 0
+    assert "reconstruction mean square error" in capsys.readouterr().out
+    assert cli.run(["sample", str(trained)]) == 0
+    assert capsys.readouterr().out == f"{trained}/samples/samples.png\n"
+    assert cli.run(["resume", str(trained)]) == 0
+    output = capsys.readouterr()
+    assert re.match(rf"Done: {re.escape(str(trained))} \(peak memory \d+\.\d\d GiB\)\n", output.out)
+    assert "Going on from step_00000008." in output.err
+
+
+def test_a_relative_data_path_is_kept_whole(
+    images_file: Path, here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """`resume` must find the same images from any folder."""
+    monkeypatch.chdir(images_file.parent)
+    out = str(tmp_path / "run")
+    assert cli.run(["train", "digits", "--data", images_file.name, *TINY, "--out", out]) == 0
+    monkeypatch.chdir(here)
+    assert cli.run(["evaluate", out, *QUICK]) == 0
+
+
+def test_data_may_be_the_working_folder(
+    here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(save_images(tmp_path / "mine", [(8, 8)] * 3))
+    assert cli.run(["train", "digits", "--data", ".", "--dry-run", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["data"]["name"] == "mine"
+
+
+def test_doctor_and_data_list_with_json(here: Path, capsys: pytest.CaptureFixture[str]):
+    assert cli.run(["doctor", "--json"]) == 0
+    record = strict_json(capsys.readouterr().out)
+    assert record["data"]["digits"]
+    assert record["cache"] == os.environ["THERMOGRAD_CACHE"]
+    assert cli.run(["data", "list", "--json"]) == 0
+    strict_json(capsys.readouterr().out)
+    assert cli.run(["doctor"]) == 0
+    assert cli.run(["data", "list"]) == 0
+    assert "mnist" in capsys.readouterr().out
+    assert tree(here) == {}
+
+
+def test_a_failed_run_is_exit_1_and_ends_with_one_line(
+    images_file: Path, here: Path, capsys: pytest.CaptureFixture[str]
+):
+    words = ["--data", str(images_file), *TINY, "--optimiser.kind", "sgd", "--optimiser.generator_lr", "1e30"]
+    words += ["--compute.device", "cpu"]
+    assert cli.run(["train", "digits", *words, "--out", "run", "--json"]) == 1
+    output = capsys.readouterr()
+    message, error = output.err.splitlines()
+    assert "CPU" in json.loads(message)["message"]
+    assert error.startswith("thermograd: The ")
+    assert output.out == ""
+
+
+def test_debug_shows_the_traceback(here: Path, capsys: pytest.CaptureFixture[str]):
+    assert cli.run(["resume", "nowhere", "--debug"]) == 2
+    errors = capsys.readouterr().err
+    assert "Traceback (most recent call last)" in errors
+    assert errors.endswith("it has no config.yaml.\n")
+
+
+@pytest.mark.parametrize("group", [[], ["data"]])
+def test_a_group_without_a_verb_shows_its_help(group: list[str], capsys: pytest.CaptureFixture[str]):
+    assert cli.run(group) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("Usage:")
+    assert len(lines) > 5
+
+
+def test_a_full_disk_is_exit_1_and_one_line(
+    trained: Path, here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    def fail(*arguments: Any) -> None:
+        raise OSError(28, "No space left on device", "samples.png")
+
+    monkeypatch.setattr("thermograd.runs.pictures.save_png", fail)
+    assert cli.run(["sample", str(trained)]) == 1
+    errors = capsys.readouterr().err
+    assert errors.count("\n") == 1
+    assert "No space left on device" in errors
+    assert "defect" not in errors
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_saves_and_says_how_to_resume(number: signal.Signals, images_file: Path, tmp_path: Path):
+    folder = tmp_path / "run"
+    words = ["--data", str(images_file), *TINY, "--epochs", "100000", "--out", str(folder)]
+    process = subprocess.Popen([*COMMAND, "train", "digits", *words], stderr=subprocess.PIPE, text=True)
+    limit = time.monotonic() + 60
+    while not list_checkpoints(folder / "checkpoints") and time.monotonic() < limit:
+        time.sleep(0.01)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert f"Stopped and saved. Go on with: thermograd resume {folder}" in errors
+    assert "Traceback" not in errors
+    status = json.loads((folder / "status.json").read_text())
+    assert status["state"] == "stopped"
+    assert (folder / "checkpoints" / "last").resolve().name == f"step_{status['step']:08d}"
+
+
+HEAVY = ("torch", "numpy", "scipy", "matplotlib", "pandas", "pydantic", "rich", "PIL", "h5py", "torchmetrics")
+
+
+@pytest.mark.parametrize(
+    ("statement", "heavy"),
+    [
+        ("import thermograd", HEAVY),
+        # The names of presets and settings take pydantic, which is light.
+        ("from thermograd.cli import run; run(['--help'])", tuple(h for h in HEAVY if h != "pydantic")),
+        ("from thermograd.cli import run; run(['train', '--help'])", ("torch", "matplotlib", "scipy", "PIL")),
+        (
+            "import thermograd.runs.run",
+            ("matplotlib", "pandas", "scipy.stats", "torchmetrics", "h5py", "sklearn"),
+        ),
+    ],
+)
+def test_what_is_not_needed_is_not_imported(statement: str, heavy: tuple[str, ...]):
+    """`--help` answers within 0.6 s: a count of heavy modules does not depend on how loaded the machine is."""
+    code = f"import sys; {statement}; print('|'.join(m for m in {heavy} if m in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == ""
+
+
+def test_help_answers_within_0_6_processor_seconds():
+    """The processor's own seconds, which other work on the machine does not lengthen as it does the clock's."""
+
+    def processor_seconds() -> float:
+        before = os.times()
+        subprocess.run([*COMMAND, "--help"], capture_output=True, check=True)
+        after = os.times()
+        return after.children_user - before.children_user + after.children_system - before.children_system
+
+    assert sorted(processor_seconds() for _ in range(5))[2] < 0.6
+
+
+def test_version(capsys: pytest.CaptureFixture[str]):
+    import thermograd
+
+    assert cli.run(["--version"]) == 0
+    assert thermograd.__version__ in capsys.readouterr().out

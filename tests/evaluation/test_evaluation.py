@@ -1,0 +1,195 @@
+"""Evaluation of a trained run, comparison of runs, scores of a folder, the evidence table; through the command line."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from thermograd.cli import run as command_line
+from thermograd.config.resolve import resolve
+from thermograd.data import load_dataset
+from thermograd.errors import InputError
+from thermograd.evaluation.compare import compare_runs
+from thermograd.evaluation.distances import score_folder
+from thermograd.evaluation.evaluate import evaluate_run, read_evaluation
+from thermograd.evaluation.settings import EvaluationSettings
+from thermograd.runs.run import load_run
+from thermograd.runs.train import train_run
+
+SMALL = {
+    "training.num_epochs": 2,
+    "training.num_checkpoints": 5,
+    "training.pictures_every": 2,
+    "compute.num_threads": 1,
+}
+QUICK = EvaluationSettings(num_images=40, num_samples=200, num_evidence=3)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "digits"
+    config, requested = resolve("digits", overrides=SMALL)
+    train_run(config, folder, requested=requested)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def record(trained):
+    return evaluate_run(load_run(trained), QUICK)
+
+
+def test_every_number_says_what_it_was_measured_on(record):
+    assert (record["dataset"], record["split"], record["checkpoint"]) == ("digits", "test", "step_00000022")
+    assert (record["num_images"], record["num_samples"], record["seed"], record["epoch"]) == (40, 200, 0, 2)
+    for value in record["values"].values():
+        assert np.isfinite([value["mean"], value["standard_error"]]).all()
+        assert value["unit"]
+    for distance in record["distances"]:
+        assert len(distance["weights_hash"]) == 64
+        assert distance["resize_rule"]
+        assert distance["num_fake"] > 0
+        assert distance["seed"] == 0
+    measured = record["gradient_variance"]
+    assert (measured["estimator"], measured["batch_size"], measured["num_batches"]) == (
+        "maximum-likelihood",
+        16,
+        4,
+    )
+    for part in ("generator", "prior", "total"):
+        chains = measured[part]["chain_variance"]
+        assert 0 < chains["low"] < chains["value"] < chains["high"]
+    named = {(d["name"], d["reference"], d["is_floor"]) for d in record["distances"]}
+    for reference in ("digits:test", "digits:train"):
+        for is_floor in (False, True):
+            assert ("fd-classifier-digits", reference, is_floor) in named
+
+
+def test_two_epochs_of_training_are_far_from_the_floor_of_real_images(record):
+    by = {
+        (d["name"], d["is_floor"]): d["value"] for d in record["distances"] if d["reference"] == "digits:test"
+    }
+    assert by["fd-classifier-digits", False] > 3 * by["fd-classifier-digits", True]
+
+
+def test_training_lowers_the_reconstruction_error_and_the_distance(tmp_path, record):
+    config, _ = resolve("digits", overrides=SMALL | {"training.num_epochs": 12})
+    train_run(config, tmp_path / "longer")
+    longer = evaluate_run(load_run(tmp_path / "longer"), QUICK)
+
+    def fd(found):
+        return next(d["value"] for d in found["distances"] if d["name"] == "fd-classifier-digits")
+
+    name = "reconstruction_mean_square_error"
+    assert longer["values"][name]["mean"] < 0.8 * record["values"][name]["mean"]
+    assert fd(longer) < fd(record)
+
+
+def test_evaluation_is_reproducible_and_a_repeat_replaces_its_record(trained, record):
+    again = evaluate_run(load_run(trained), QUICK)
+    assert again == record
+    same = [
+        r
+        for r in read_evaluation(trained)
+        if r["checkpoint"] == record["checkpoint"] and r["num_images"] == 40
+    ]
+    assert same == [record]
+
+
+def test_another_seed_is_another_draw(trained, record):
+    other = evaluate_run(
+        load_run(trained), EvaluationSettings(num_images=40, num_samples=200, num_evidence=0, seed=1)
+    )
+    assert other["values"]["energy_prior"]["mean"] != record["values"]["energy_prior"]["mean"]
+    assert "log_evidence" not in other["values"]
+
+
+def test_evaluation_moves_no_weight(trained):
+    before = {name: tensor.clone() for name, tensor in load_run(trained).model.state_dict().items()}
+    run = load_run(trained)
+    evaluate_run(run, QUICK)
+    for name, tensor in run.model.state_dict().items():
+        assert torch.equal(tensor, before[name])
+
+
+def test_all_checkpoints_through_the_command_line(trained, capsys):
+    words = ["evaluate", str(trained), "--checkpoint", "all", "--num", "20", "--num-samples", "150"]
+    assert command_line([*words, "--evidence", "2", "--json"]) == 0
+    records = json.loads(capsys.readouterr().out)["records"]
+    assert [r["step"] for r in records] == [11, 22]
+
+
+def test_compare_puts_intervals_side_by_side(trained, record, capsys):
+    found = compare_runs([trained, trained])
+    row = found["quantities"]["reconstruction_mean_square_error"]["runs"]
+    assert row[0] == row[1]
+    assert row[0]["low"] < row[0]["value"] < row[0]["high"]
+    assert command_line(["compare", str(trained), str(trained)]) == 0
+    assert "reconstruction mean square error" in capsys.readouterr().out
+
+
+def test_a_real_folder_scores_at_the_floor_and_noise_far_above(tmp_path):
+    real = load_dataset("digits", "test").images[:200]
+    np.save(tmp_path / "real.npy", real)
+    noise = np.random.default_rng(0).integers(0, 256, real.shape, dtype=np.uint8)
+    np.save(tmp_path / "noise.npy", noise)
+    settings = EvaluationSettings()
+
+    def fd(name):
+        found = score_folder(tmp_path / name, "digits:train", settings)["distances"]
+        return {d["is_floor"]: d["value"] for d in found if d["name"] == "fd-classifier-digits"}
+
+    assert fd("noise.npy")[False] > 20 * fd("real.npy")[False]
+    assert score_folder(tmp_path / "real.npy", "digits:train", settings)["num_images"] == 200
+
+
+def test_the_evidence_table_and_its_picture(trained, capsys):
+    assert (
+        command_line(
+            ["evidence", str(trained), "--num", "4", "--num-rungs", "8", "--num-steps", "40", "--json"]
+        )
+        == 0
+    )
+    found = json.loads(capsys.readouterr().out)
+    rows = list(csv.DictReader(Path(found["files"][0]).read_text().splitlines()))
+    assert len(rows) == 4
+    mean = sum(float(row["log_evidence"]) for row in rows) / 4
+    assert mean == pytest.approx(found["log_evidence"], abs=1e-4)
+    for row in rows:
+        assert float(row["lower"]) <= float(row["upper"])
+    assert Path(found["files"][1]).read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["evaluate"], "--images"),
+        (["evaluate", "--images", "x.npy"], "--reference"),
+        (["evaluate", "--images", "x.npy", "--reference", "digits"], "NAME:train or NAME:test"),
+        (["compare"], "at least 2 run folders"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(words, told, capsys):
+    assert command_line(words) == 2
+    error = capsys.readouterr().err
+    assert told in error
+    assert error.count("\n") == 1
+
+
+def test_too_few_samples_for_a_frechet_distance_says_how_many(trained, capsys):
+    assert (
+        command_line(["evaluate", str(trained), "--num", "5", "--num-samples", "30", "--evidence", "0"]) == 2
+    )
+    error = capsys.readouterr().err
+    assert "30" in error
+    assert "kernel" in error
+    assert error.count("\n") == 1
+
+
+def test_a_run_that_was_never_evaluated_is_named(tmp_path, trained):
+    config, _ = resolve("digits", overrides=SMALL | {"training.num_epochs": 1})
+    train_run(config, tmp_path / "fresh")
+    with pytest.raises(InputError, match="was not evaluated yet"):
+        compare_runs([trained, tmp_path / "fresh"])

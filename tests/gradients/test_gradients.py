@@ -1,0 +1,507 @@
+"""Estimators of the learning gradient against the exact twins.
+
+Every test below that takes `estimator` or `prior_rule` runs on all entries of `ESTIMATORS` and `PRIOR_RULES`: a new
+one gets the whole contract by standing in the dict.
+"""
+
+import math
+from dataclasses import replace
+from functools import cache
+from itertools import product
+
+import pytest
+import torch
+from torch import Tensor
+
+from exact_ladders import (
+    SCHEDULE,
+    TWINS,
+    Case,
+    draw_gradients,
+    estimates,
+    exact_ladder,
+    flat_target,
+    make_case,
+    seeded,
+    weights_of,
+    worst_deviation,
+)
+from thermograd.errors import InputError
+from thermograd.gradients.backward import learning_gradient
+from thermograd.gradients.rules import (
+    ESTIMATORS,
+    PRIOR_RULES,
+    Estimator,
+    PriorRule,
+    Weights,
+    compute_noisy_weights,
+    compute_weights,
+)
+from thermograd.ladders.ladder import Ladder
+from thermograd.models.linear_gaussian import LinearGaussian
+
+NUM_REPEATS = 10_000
+CONTRAST, MAXIMUM_LIKELIHOOD = PRIOR_RULES["contrast"], ESTIMATORS["maximum-likelihood"]
+RULES = [("generator", rule) for rule in ESTIMATORS.values()] + [("prior", r) for r in PRIOR_RULES.values()]
+UNBIASED = [(group, rule) for group, rule in RULES if getattr(rule, "unbiased", True)]
+BIASED = [rule for rule in ESTIMATORS.values() if not rule.unbiased]
+
+every_pair = pytest.mark.parametrize(
+    ("estimator", "prior_rule"),
+    [
+        pytest.param(estimator, rule, id=f"{estimator.name}, {rule.name}")
+        for estimator, rule in product(ESTIMATORS.values(), PRIOR_RULES.values())
+    ],
+)
+every_twin = pytest.mark.parametrize("name", TWINS)
+
+
+def named(rules):
+    return [pytest.param(*rule, id=rule[-1].name) for rule in rules]
+
+
+def weights_for(ladder: Ladder, group: str, rule: Estimator | PriorRule) -> Weights:
+    if isinstance(rule, Estimator):
+        return compute_weights(ladder, rule, CONTRAST)
+    return compute_weights(ladder, MAXIMUM_LIKELIHOOD, rule)
+
+
+def gradient(
+    case: Case, ladder: Ladder, estimator: Estimator, rule: PriorRule, **options
+) -> dict[str, Tensor]:
+    weights = compute_weights(ladder, estimator, rule)
+    return learning_gradient(case.model, case.x, ladder, weights, **options)
+
+
+def assert_same(actual: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float = 1e-10) -> None:
+    assert actual.keys() == expected.keys()
+    for name, value in expected.items():
+        assert float((actual[name] - value).norm()) <= tolerance * float(value.norm()), name
+
+
+# The contract of every rule
+
+
+@every_pair
+@pytest.mark.parametrize("num_shared", [None, 6])
+@every_twin
+def test_every_parameter_has_a_gradient(name, num_shared, estimator, prior_rule):
+    """A flag read as bool("0"), or draws detached from what they weigh, leave a group at exactly 0."""
+    case = make_case(name)
+    ladder = exact_ladder(case, SCHEDULE, 4, 0, num_shared=num_shared)
+    weights = compute_weights(ladder, estimator, prior_rule)
+    assert weights.log_likelihood.shape == weights.energy.shape == (5, 4, 2)
+    assert weights.shared_energy is None or weights.shared_energy.shape == (num_shared,)
+    result = learning_gradient(case.model, case.x, ladder, weights)
+    parameters = dict(case.model.named_parameters())
+    assert result.keys() == parameters.keys()
+    for key, value in result.items():
+        assert value.shape == parameters[key].shape
+        assert value.isfinite().all()
+        assert value.count_nonzero() > 0, key
+        assert not value.requires_grad
+
+
+@every_pair
+@pytest.mark.parametrize("num_shared", [None, 6])
+@every_twin
+def test_one_backward_pass_is_the_weighted_sum_over_draws(name, num_shared, estimator, prior_rule):
+    case = make_case(name)
+    ladder = exact_ladder(case, SCHEDULE, 2, 1, num_shared=num_shared)
+    weights = compute_weights(ladder, estimator, prior_rule)
+    expected = {key: torch.zeros_like(p) for key, p in case.model.named_parameters()}
+
+    def add(value: Tensor, weight: Tensor) -> None:
+        parts = torch.autograd.grad(value, list(case.model.parameters()), allow_unused=True)
+        for key, part in zip(expected, parts, strict=True):
+            if part is not None:
+                expected[key] += weight * part
+
+    for k, m, i in product(range(5), range(2), range(2)):
+        z = ladder.latents[k, m, i : i + 1]
+        add(case.model.log_likelihood(case.x[i : i + 1], z).sum(), weights.log_likelihood[k, m, i])
+        add(case.model.energy(z).sum(), weights.energy[k, m, i])
+    if weights.shared_energy is not None:
+        assert ladder.prior_latents is not None
+        for z, weight in zip(ladder.prior_latents, weights.shared_energy, strict=True):
+            add(case.model.energy(z.unsqueeze(0)).sum(), weight)
+    assert_same(learning_gradient(case.model, case.x, ladder, weights), expected)
+
+
+def test_a_weight_of_0_for_one_image_drops_no_other():
+    """Rows without any weight are skipped, and only those."""
+    case = make_case("linear")
+    ladder = exact_ladder(case, SCHEDULE, 1, 1)
+    log_likelihood, energy = torch.zeros(5, 1, 2).double(), torch.zeros(5, 1, 2).double()
+    log_likelihood[2, 0, 1] = 1.0
+    energy[3, 0, 0] = 1.0
+    found = learning_gradient(case.model, case.x, ladder, Weights(log_likelihood, energy, None))
+    value = case.model.log_likelihood(case.x[1:], ladder.latents[2, 0, 1:]).sum()
+    value = value + case.model.energy(ladder.latents[3, 0, 0])
+    expected = torch.autograd.grad(value, list(case.model.parameters()))
+    assert_same(found, dict(zip(found, expected, strict=True)))
+
+
+@every_pair
+@pytest.mark.parametrize("chunk_size", [1, 2, 5, 1000])
+def test_chunks_add_up_to_the_whole(chunk_size, estimator, prior_rule):
+    case = make_case("grid", num_images=3)
+    ladder = exact_ladder(case, SCHEDULE, 2, 2, num_shared=6)
+    whole = gradient(case, ladder, estimator, prior_rule)
+    assert_same(gradient(case, ladder, estimator, prior_rule, chunk_size=chunk_size), whole)
+
+
+@every_pair
+@pytest.mark.parametrize("num_shared", [None, 6])
+@every_twin
+def test_images_do_not_mix(name, num_shared, estimator, prior_rule):
+    """The batch's gradient is the mean of the images' own, and weights of one image ignore the others."""
+    case = make_case(name, num_images=3)
+    ladder = exact_ladder(case, SCHEDULE, 4, 3, num_shared=num_shared)
+    together = gradient(case, ladder, estimator, prior_rule)
+    alone = [
+        gradient(replace(case, x=case.x[i : i + 1]), image_of(ladder, [i]), estimator, prior_rule)
+        for i in range(3)
+    ]
+    assert_same(together, {key: sum(g[key] for g in alone) / 3 for key in together}, 1e-9)
+    other = exact_ladder(case, SCHEDULE, 4, 4, num_shared=num_shared)
+    changed = replace(ladder, log_likelihood=ladder.log_likelihood.clone(), energy=ladder.energy.clone())
+    changed.log_likelihood[:, :, 1:] = other.log_likelihood[:, :, 1:]
+    changed.energy[:, :, 1:] = other.energy[:, :, 1:]
+    before, after = (compute_weights(each, estimator, prior_rule) for each in (ladder, changed))
+    assert torch.equal(before.log_likelihood[:, :, 0], after.log_likelihood[:, :, 0])
+    assert torch.equal(before.energy[:, :, 0], after.energy[:, :, 0])
+
+
+def image_of(ladder: Ladder, index: list[int]) -> Ladder:
+    return replace(
+        ladder,
+        latents=ladder.latents[:, :, index],
+        log_likelihood=ladder.log_likelihood[:, :, index],
+        energy=ladder.energy[:, :, index],
+    )
+
+
+@every_pair
+def test_the_order_of_chains_does_not_matter(estimator, prior_rule):
+    case = make_case("linear")
+    ladder = exact_ladder(case, SCHEDULE, 4, 5)
+    permuted = ladder.chains(torch.tensor([2, 0, 3, 1]))
+    assert_same(
+        gradient(case, permuted, estimator, prior_rule), gradient(case, ladder, estimator, prior_rule), 1e-9
+    )
+
+
+@every_pair
+def test_constants_added_to_log_likelihoods_change_nothing(estimator, prior_rule):
+    """A constant in l has no gradient, so no rule may see it."""
+    case = make_case("linear")
+    ladder = exact_ladder(case, SCHEDULE, 4, 5)
+    moved = replace(ladder, log_likelihood=ladder.log_likelihood + 50.0)
+    for left, right in zip(
+        compute_weights(moved, estimator, prior_rule)[:2],
+        compute_weights(ladder, estimator, prior_rule)[:2],
+        strict=True,
+    ):
+        torch.testing.assert_close(left, right, rtol=1e-9, atol=1e-11)
+
+
+@every_pair
+@pytest.mark.parametrize("num_shared", [None, 6])
+def test_weights_of_an_image_sum_to_the_coefficients_of_the_limit(num_shared, estimator, prior_rule):
+    """Covariances have no share: 1 for the generator's rules, 0 for the prior's, on any draws."""
+    ladder = exact_ladder(make_case("linear"), SCHEDULE, 4, 6, num_shared=num_shared)
+    weights = compute_weights(ladder, estimator, prior_rule)
+    shared = 0.0 if weights.shared_energy is None else float(weights.shared_energy.sum())
+    generator, prior = (
+        estimator.limit(SCHEDULE).expectation.sum(),
+        prior_rule.limit(SCHEDULE).expectation.sum(),
+    )
+    torch.testing.assert_close(2 * weights.log_likelihood.sum((0, 1)), generator.expand(2))
+    torch.testing.assert_close(2 * weights.energy.sum((0, 1)) + shared, prior.expand(2), rtol=0, atol=1e-10)
+
+
+@every_pair
+@pytest.mark.parametrize("num_chains", [1, 2])
+def test_too_few_chains_are_refused_and_enough_are_not(num_chains, estimator, prior_rule):
+    ladder = exact_ladder(make_case("linear"), SCHEDULE, num_chains, 6)
+    if num_chains >= max(estimator.min_chains, prior_rule.min_chains):
+        weights = compute_weights(ladder, estimator, prior_rule)
+        assert all(values.isfinite().all() for values in weights[:2])
+        return
+    with pytest.raises(InputError, match=r"^`num_chains` must be at least 2 for [a-z-]+, got 1\.$"):
+        compute_weights(ladder, estimator, prior_rule)
+
+
+@every_pair
+@pytest.mark.parametrize("needed", ["its rungs", "any draws at t = 0"])
+def test_a_ladder_without_its_lower_end_is_refused(needed, estimator, prior_rule):
+    ladder = exact_ladder(make_case("linear"), SCHEDULE, 4, 6, num_shared=6)
+    top = replace(
+        ladder,
+        inverse_temperatures=ladder.inverse_temperatures[-1:],
+        latents=ladder.latents[-1:],
+        log_likelihood=ladder.log_likelihood[-1:],
+        energy=ladder.energy[-1:],
+        prior_latents=ladder.prior_latents if needed == "its rungs" else None,
+    )
+    if needed == "its rungs" and not (estimator.needs_ladder or prior_rule.needs_ladder):
+        case = make_case("linear")
+        assert_same(gradient(case, top, estimator, prior_rule), gradient(case, ladder, estimator, prior_rule))
+        return
+    with pytest.raises(InputError, match=r"^`ladder` must hold"):
+        compute_weights(top, estimator, prior_rule)
+
+
+@every_pair
+@pytest.mark.parametrize("grad_mode", [False, True])
+def test_weights_are_constants_in_any_mode(grad_mode, estimator, prior_rule):
+    """Log-likelihoods with a graph must not be differentiated through, nor gradients vanish under no_grad."""
+    case = make_case("linear")
+    ladder = exact_ladder(case, SCHEDULE, 4, 7)
+    attached = replace(
+        ladder,
+        log_likelihood=case.model.log_likelihood(case.x, ladder.latents),
+        energy=case.model.energy(ladder.latents),
+    )
+    with torch.set_grad_enabled(grad_mode):
+        found = gradient(case, attached, estimator, prior_rule)
+    assert_same(found, gradient(case, ladder, estimator, prior_rule))
+
+
+@pytest.mark.parametrize("rule", PRIOR_RULES.values(), ids=PRIOR_RULES)
+def test_shared_prior_draws_stand_for_the_lowest_rung(rule):
+    """The rung's own draws, passed as shared ones, give the same contrast."""
+    case = make_case("grid")
+    ladder = exact_ladder(case, SCHEDULE, 4, 8)
+    shared = replace(ladder, prior_latents=ladder.latents[0].flatten(0, 1))
+    assert_same(
+        gradient(case, shared, MAXIMUM_LIKELIHOOD, rule), gradient(case, ladder, MAXIMUM_LIKELIHOOD, rule)
+    )
+
+
+def test_names_are_those_of_the_entries():
+    assert all(name == rule.name for name, rule in [*ESTIMATORS.items(), *PRIOR_RULES.items()])
+
+
+# Weights by hand
+
+
+def test_weights_of_a_ladder_by_hand():
+    t = torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64)
+    log_likelihood = torch.tensor([[1.0, 3.0], [2.0, 6.0], [5.0, 4.0]], dtype=torch.float64).unsqueeze(-1)
+    ladder = Ladder(t, torch.zeros(3, 2, 1, 1), log_likelihood, torch.zeros_like(log_likelihood))
+
+    def table(name: str) -> Tensor:
+        return compute_weights(ladder, ESTIMATORS[name], CONTRAST).log_likelihood[..., 0]
+
+    def close(found: Tensor, rows: list[list[float]]) -> None:
+        torch.testing.assert_close(found, torch.tensor(rows, dtype=torch.float64))
+
+    close(table("maximum-likelihood"), [[0, 0], [0, 0], [0.5, 0.5]])
+    close(table("thermodynamic-detached"), [[0.125, 0.125], [0.25, 0.25], [0.125, 0.125]])
+    close(table("thermodynamic-complete"), [[0.125, 0.125], [-0.25, 0.75], [0.25, 0.0]])
+    low, high = 1 / (1 + math.exp(1.0)), 1 / (1 + math.exp(2.0))
+    close(table("stepping-stone-detached"), [[low / 2, (1 - low) / 2], [high / 2, (1 - high) / 2], [0, 0]])
+    close(table("stepping-stone-complete"), [[low / 2, (1 - low) / 2], [high - 0.25, 0.75 - high], [0, 0]])
+
+    def prior_table(name: str) -> Tensor:
+        return compute_weights(ladder, MAXIMUM_LIKELIHOOD, PRIOR_RULES[name]).energy[..., 0]
+
+    close(prior_table("contrast"), [[0.5, 0.5], [0, 0], [-0.5, -0.5]])
+    close(prior_table("covariance"), [[0.25, -0.25], [1.0, -1.0], [-0.125, 0.125]])
+    mass = (0.5 / 0.5 + 0.25) / 2
+    close(prior_table("detached-objective"), [[mass + 0.25, mass - 0.25], [-0.5, -0.5], [-0.125, -0.125]])
+
+
+# What each rule estimates
+
+
+@cache
+def many_draws(name: str) -> tuple[Case, Ladder, dict[str, Tensor]]:
+    """Return 10,000 exact ladders of 4 chains, and the gradient of every draw."""
+    case = make_case(name)
+    ladder = exact_ladder(case, SCHEDULE, 4, 10, NUM_REPEATS)
+    return case, ladder, {group: draw_gradients(case, ladder, group) for group in ("generator", "prior")}
+
+
+@every_twin
+def test_draws_are_what_the_backward_pass_makes_of_them(name):
+    """Gradients of draws, on which the statistical tests rest, against `learning_gradient` on one repeat."""
+    case, ladder, gradients = many_draws(name)
+    rule = ESTIMATORS["thermodynamic-complete"], PRIOR_RULES["covariance"]
+    whole = compute_weights(ladder, *rule)
+    first = image_of(ladder, list(range(len(case.x))))
+    found = gradient(case, first, *rule)
+    for group in ("generator", "prior"):
+        drawn = estimates(weights_of(whole, group), gradients[group], NUM_REPEATS)[0]
+        torch.testing.assert_close(drawn, flat_target(case, found, group), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(("group", "rule"), named(UNBIASED))
+@pytest.mark.parametrize("num_chains", [2, 4])
+@every_twin
+def test_the_mean_is_the_stated_limit(name, num_chains, group, rule):
+    """The mean over 10,000 ladders, in every parameter and on 20 projections, with Bonferroni's limit."""
+    case, ladder, gradients = many_draws(name)
+    weights = weights_for(ladder.chains(slice(num_chains)), group, rule)
+    draws = estimates(weights_of(weights, group), gradients[group][:, :num_chains], NUM_REPEATS)
+    target = case.twin.gradient_target(case.x, SCHEDULE, *rule.limit(SCHEDULE))
+    assert worst_deviation(draws, flat_target(case, target, group)) < 1
+
+
+@pytest.mark.parametrize("rule", BIASED, ids=[rule.name for rule in BIASED])
+@every_twin
+def test_the_bias_of_the_others_falls_like_one_over_chains(name, rule):
+    """M = 2, 4, 8, 16 from the same 16 chains: the slope of log bias against log M is -1 within 4 errors.
+
+    The bias is read along the direction that it has at M = 2, found on the other half of the repeats, so that
+    its noise does not add to its length.
+    """
+    case, num_repeats = make_case(name), 8000
+    ladder = exact_ladder(case, SCHEDULE, 16, 20, num_repeats)
+    gradients = draw_gradients(case, ladder, "generator")
+    target = case.twin.gradient_target(case.x, SCHEDULE, *rule.limit(SCHEDULE))
+    biases = []
+    for num_chains in (2, 4, 8, 16):
+        parts = [slice(first, first + num_chains) for first in range(0, 16, num_chains)]
+        draws = [
+            estimates(
+                weights_for(ladder.chains(part), "generator", rule).log_likelihood,
+                gradients[:, part],
+                num_repeats,
+            )
+            for part in parts
+        ]
+        biases.append(torch.stack(draws).mean(0) - flat_target(case, target, "generator"))
+    direction = biases[0][: num_repeats // 2].mean(0)
+    lengths = torch.stack([bias[num_repeats // 2 :] @ direction / direction.norm() for bias in biases])
+    mean, covariance = lengths.mean(1), lengths.cov() / (num_repeats // 2)
+    place = torch.tensor([-1.5, -0.5, 0.5, 1.5], dtype=torch.float64) * math.log(2)
+    fit = place / place.square().sum()
+    slope, error = float(fit @ mean.log()), float(((fit / mean) @ covariance @ (fit / mean)).sqrt())
+    assert error < 0.1
+    assert abs(slope + 1) < 4 * error, f"slope {slope:.3f} with error {error:.3f}"
+
+
+@pytest.mark.parametrize("name", ["linear"])
+def test_distances_of_the_limits_to_the_evidence_gradient(name):
+    """Only maximum likelihood, stepping-stone-complete and the contrast aim at ∇ log p on any schedule.
+
+    The others stay away from it, each by its own distance; complete and covariance come near as rungs grow.
+    """
+    case = make_case(name)
+    exact = case.twin.evidence_gradient(case.x)
+
+    def distance(group: str, rule: Estimator | PriorRule, t: Tensor) -> float:
+        wanted = flat_target(case, exact, group)
+        found = flat_target(case, case.twin.gradient_target(case.x, t, *rule.limit(t)), group)
+        return float((found - wanted).norm() / wanted.norm())
+
+    fine = torch.linspace(0, 1, 2001, dtype=torch.float64).square()
+    coarse = {rule.name: distance(group, rule, SCHEDULE) for group, rule in RULES}
+    limit = {rule.name: distance(group, rule, fine) for group, rule in RULES}
+    for exact_name in ("maximum-likelihood", "stepping-stone-complete", "contrast"):
+        assert coarse[exact_name] < 1e-12
+    for nearing in ("thermodynamic-complete", "covariance"):
+        assert 0.01 < coarse[nearing] < 0.1
+        assert limit[nearing] < 1e-5
+    for biased in ("thermodynamic-detached", "stepping-stone-detached", "detached-objective"):
+        assert coarse[biased] > 0.2
+        assert limit[biased] > 0.2
+
+
+@every_twin
+def test_detached_rules_together_climb_j(name):
+    """On a fine ladder detached and detached-objective tend to the gradient of J, and to no other."""
+    case = make_case(name)
+    t = torch.linspace(0, 1, 1001, dtype=torch.float64).square()
+    j = case.twin.detached_objective_gradient(case.x)
+    for group, rule in (
+        ("generator", ESTIMATORS["thermodynamic-detached"]),
+        ("prior", PRIOR_RULES["detached-objective"]),
+    ):
+        target = flat_target(case, case.twin.gradient_target(case.x, t, *rule.limit(t)), group)
+        wanted = flat_target(case, j, group)
+        assert float((target - wanted).norm() / wanted.norm()) < 1e-3
+
+
+@pytest.mark.parametrize("name", ["linear"])
+def test_variance_of_maximum_likelihood_is_the_closed_form(name):
+    case, ladder, gradients = many_draws(name)
+    assert isinstance(case.twin, LinearGaussian)
+    weights = compute_weights(ladder.chains(slice(1)), MAXIMUM_LIKELIHOOD, CONTRAST)
+    draws = estimates(weights.log_likelihood, gradients["generator"][:, :1], NUM_REPEATS)
+    wanted = flat_target(case, case.twin.posterior_gradient_variance(case.x), "generator")
+    squares = (draws - draws.mean(0)).square()
+    error = squares.std(0) / math.sqrt(NUM_REPEATS)
+    assert float(((squares.mean(0) - wanted) / error).abs().max()) < 4
+
+
+# The dial of variance
+
+
+@pytest.mark.parametrize("estimator", ["maximum-likelihood", "thermodynamic-detached"])
+@every_twin
+def test_noise_multiplier_2_adds_four_times_the_chain_variance(name, estimator):
+    case, ladder, gradients = many_draws(name)
+    rule = ESTIMATORS[estimator]
+    sign = (torch.rand(NUM_REPEATS, generator=seeded(30)) < 0.5).double() * 2 - 1
+    plain, up, down = (
+        estimates(weights.log_likelihood, gradients["generator"], NUM_REPEATS)
+        for weights in (
+            compute_weights(ladder, rule, CONTRAST),
+            compute_noisy_weights(ladder, rule, CONTRAST, 2.0, 1.0),
+            compute_noisy_weights(ladder, rule, CONTRAST, 2.0, -1.0),
+        )
+    )
+    torch.testing.assert_close((up + down) / 2, plain, rtol=1e-9, atol=1e-12)
+    noisy = torch.where(sign.unsqueeze(1) > 0, up, down)
+    target = flat_target(
+        case, case.twin.gradient_target(case.x, SCHEDULE, *rule.limit(SCHEDULE)), "generator"
+    )
+    assert worst_deviation(noisy, target) < 1
+    # In expectation |noisy|^2 = 5 |plain|^2 around the target: the mean of this difference is 0.
+    excess = (noisy - target).square().sum(1) - 5 * (plain - target).square().sum(1)
+    assert abs(float(excess.mean())) < 4 * float(excess.std()) / math.sqrt(NUM_REPEATS)
+    added = float(noisy.var(0).sum() - plain.var(0).sum()) / float(plain.var(0).sum())
+    assert added == pytest.approx(4, abs=0.3)
+
+
+@pytest.mark.parametrize("num_shared", [None, 6])
+def test_noise_of_the_prior_gradient_is_the_difference_of_halves(num_shared):
+    case = make_case("grid")
+    ladder = exact_ladder(case, SCHEDULE, 4, 31, num_shared=num_shared)
+    rules = ESTIMATORS["thermodynamic-complete"], PRIOR_RULES["detached-objective"]
+    halves = [
+        gradient(case, ladder.chains(slice(2 * which, 2 * which + 2)).prior_half(which), *rules)
+        for which in (0, 1)
+    ]
+    plain = gradient(case, ladder, *rules)
+    for sign in (1.0, -1.0):
+        weights = compute_noisy_weights(ladder, *rules, 3.0, sign)
+        noisy = learning_gradient(case.model, case.x, ladder, weights)
+        wanted = {key: plain[key] + 1.5 * sign * (halves[0][key] - halves[1][key]) for key in plain}
+        assert_same(noisy, wanted, 1e-9)
+
+
+@every_pair
+def test_noise_multiplier_0_changes_nothing(estimator, prior_rule):
+    ladder = exact_ladder(make_case("linear"), SCHEDULE, 4, 32)
+    noisy = compute_noisy_weights(ladder, estimator, prior_rule, 0.0, 1.0)
+    for left, right in zip(noisy[:2], compute_weights(ladder, estimator, prior_rule)[:2], strict=True):
+        assert torch.equal(left, right)
+
+
+@pytest.mark.parametrize(
+    ("num_chains", "num_shared", "estimator", "message"),
+    [
+        (3, None, "maximum-likelihood", r"^`num_chains` must be even for `noise_multiplier`, got 3\.$"),
+        (2, 5, "maximum-likelihood", r"^`prior_latents` must be even for `noise_multiplier`, got 5\.$"),
+        (2, None, "thermodynamic-complete", r"^`num_chains` must be at least 2 for thermodynamic-complete"),
+    ],
+)
+def test_halves_that_cannot_be_are_refused(num_chains, num_shared, estimator, message):
+    ladder = exact_ladder(make_case("linear"), SCHEDULE, num_chains, 33, num_shared=num_shared)
+    with pytest.raises(InputError, match=message):
+        compute_noisy_weights(ladder, ESTIMATORS[estimator], CONTRAST, 2.0, 1.0)

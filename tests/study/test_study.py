@@ -1,0 +1,817 @@
+"""Studies: the plan is what is spent, seeds are paired, claims exclude each other, and kills lose nothing."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import distributed
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from conftest import TINY
+from thermograd.cli import run as run_command_line
+from thermograd.config.resolve import resolve
+from thermograd.config.schema import evaluations_per_image
+from thermograd.data import batch_order
+from thermograd.errors import InputError
+from thermograd.evaluation.evaluate import evaluate_run
+from thermograd.evaluation.settings import EvaluationSettings
+from thermograd.runs.run import load_run
+from thermograd.runs.train import train_run
+from thermograd.study import load_study, query_study, read_study_file, write_tables
+from thermograd.study.arms import expand_arms
+from thermograd.study.attempts import STALE, Claim, birth, claim, host_name, read_attempts
+from thermograd.study.engine import read_cluster_file
+from thermograd.study.file import parse_study, ready_studies
+from thermograd.study.folder import extend_study, is_done, make_study, open_study, study_status
+from thermograd.study.plan import PlannedRun, check_metrics, check_weights, plan_runs, time_steps
+from thermograd.study.results import TIME_COLUMNS
+from thermograd.study.work import measuring_steps, work
+from thermograd.training.builder import batch_images, build_model, load_data
+from thermograd.training.trainer import Trainer
+
+MakeStudy = Callable[..., dict[str, Any]]
+EVALUATION = {"extractor": "none", "num_evidence": 0, "num_samples": 20, "num_samples_on_the_way": 20}
+
+
+@pytest.fixture(scope="session")
+def tiny_study(images_file: Path) -> MakeStudy:
+    """Return a function from changes to a study file of runs that train within a second."""
+
+    def make(**changes: Any) -> dict[str, Any]:
+        overrides = {**TINY, "data.path": str(images_file), "data.name": "smooth"}
+        whole = {
+            "name": "tiny",
+            "preset": "digits",
+            "overrides": overrides | changes.pop("overrides", {}),
+            "seeds": 2,
+            "arms": {"vanilla": {"ready": "vanilla"}, "complete": {"ready": "complete", "num_rungs": 3}},
+            "evaluation": EVALUATION,
+        }
+        return whole | changes
+
+    return make
+
+
+READY = {
+    "vanilla": {"ready": "vanilla"},
+    "placebo": {"ready": "placebo"},
+    "matched": {"ready": "vanilla-matched", "to": "complete-p3"},
+    "detached": {"ready": "detached", "powers": [1, 3], "num_rungs": 4},
+    "complete": {"ready": "complete", "powers": [3], "num_rungs": 4},
+    "noise": {"ready": "noise-dial", "multipliers": [0, 2]},
+    "rate": {"optimiser.generator_lr": 5e-4, "optimiser": {"betas": [0.8, 0.99]}},
+}
+
+# --- the file ---
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"name": "a/b"}, "`name`"),
+        ({"preset": "mnits"}, "`preset` 'mnits' is not known; did you mean 'mnist'?"),
+        ({"seeds": 0}, "`seeds` must be at least 1, got 0"),
+        ({"seeds": [1, 1]}, "`seeds` must be different, at least one, got [1, 1]"),
+        ({"seeds": True}, "`seeds`"),
+        ({"arms": {}}, "`arms`"),
+        ({"arm": {}}, "`arm` is not a setting; did you mean 'arms'?"),
+        ({"equal": "time"}, "`equal` must be 'epochs' or 'evaluations', got 'time'"),
+        ({"arms": {"a": {"ready": "vanila"}}}, "`arms.a.ready` must be 'vanilla'"),
+        (
+            {"arms": {"a": {"ready": "vanilla", "powers": [1]}}},
+            "`arms.a` has 'powers', which belongs to ready:",
+        ),
+        (
+            {"arms": {"a": {"ready": "complete", "powers": [1, 1]}}},
+            "`arms.a.powers` must hold different values",
+        ),
+        (
+            {"arms": {"a": {"ready": "complete", "powers": [0]}}},
+            "`arms.a.powers.0` must be greater than 0, got 0",
+        ),
+        ({"arms": {"a": {"ready": "noise-dial"}}}, "`arms.a` needs `multipliers`"),
+        (
+            {"arms": {"a": {"ready": "vanilla", "seeds": [9]}}, "seeds": [1, 2]},
+            "`arms.a.seeds` must be some of the study's, [1, 2], got 9",
+        ),
+        ({"arms": {"a": {"gradeint.num_chains": 2}}}, "has no setting 'gradeint.num_chains'"),
+        (
+            {"arms": {"a": {"num_chain": 2}}},
+            "`arms.a` has no setting 'num_chain'; did you mean 'num_chains'?",
+        ),
+        ({"grid": {"model.latent_dim": []}}, "`grid.model.latent_dim` must hold at least one value"),
+        ({"evaluation": {"evry": 1}}, "`evaluation.evry` is not a setting; did you mean 'evaluation.every'?"),
+        (
+            {"contrasts": [{"name": "x", "a": "b", "b": "b", "metric": "log_evidence"}]},
+            "must compare two arms",
+        ),
+        (
+            {"contrasts": [{"name": "x", "a": "b", "b": "c", "metric": "log_evidense"}], "evaluation": {}},
+            "`contrasts.x.metric` 'log_evidense' is not known; did you mean 'log_evidence'?",
+        ),
+        (
+            {"contrasts": [{"name": "x", "a": "b", "b": "c", "metric": "log_evidence"}]},
+            "num_evidence above 0",
+        ),
+        ({"contrasts": [{"name": "x", "a": "b", "b": "c", "metric": "distance:kd"}]}, "other than none"),
+        (
+            {"contrasts": [{"name": str(i), "a": "b", "b": "c", "metric": "energy_prior"} for i in range(4)]},
+            "`contrasts` must be at most 3",
+        ),
+    ],
+)
+def test_a_bad_study_file_is_one_line_that_names_the_field(tiny_study: MakeStudy, change: Any, message: str):
+    with pytest.raises(InputError) as error:
+        parse_study(tiny_study(**change))
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"arms": {"a": {"gradient.num_chain": 2}}}, "`arms.a`: `gradient.num_chain` is not a setting"),
+        ({"arms": {"a": {"seed": 3}}}, "`arms.a` must not set `seed`"),
+        ({"arms": {"a": {"ready": "vanilla-matched"}}}, "`arms.a` has no ladder to match"),
+        ({"arms": {"a": {"ready": "vanilla-matched", "to": "b"}}}, "`arms.a.to` names no arm 'b'"),
+        ({"arms": {"a": {"ready": "vanilla"}, "b": {}}}, "`arms` 'a' and 'b' are the same run"),
+        (
+            {"overrides": {"training.batch_size": 99}},
+            "`training.batch_size` must be at most the 36 training images",
+        ),
+        ({"overrides": {"data.path": "/nowhere"}}, "/nowhere, which does not exist"),
+        (
+            {"contrasts": [{"name": "x", "a": "vanila", "b": "complete", "metric": "energy_prior"}]},
+            "`contrasts.x` names no arm 'vanila'; did you mean 'vanilla'?",
+        ),
+        (
+            {"equal": "evaluations", "arms": {"a": {"training.num_epochs": 1}, "b": {"ready": "complete"}}},
+            "`equal` evaluations leaves `arms.b` no epoch",
+        ),
+    ],
+)
+def test_a_plan_that_can_not_be_is_refused_before_anything_runs(
+    tiny_study: MakeStudy, change: Any, message: str
+):
+    with pytest.raises(InputError) as error:
+        plan_runs(parse_study(tiny_study(**change)))
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_distances_that_will_not_be_measured_are_refused(tiny_study: MakeStudy):
+    contrast = {"name": "x", "a": "vanilla", "b": "complete", "metric": "distance:kd-efficientnet-lite"}
+    study = parse_study(tiny_study(contrasts=[contrast], evaluation={"extractor": "auto"}))
+    with pytest.raises(
+        InputError, match=r"will not be measured; did you mean 'distance:kd-efficientnet-lite0'\?"
+    ):
+        check_metrics(study, plan_runs(study))
+    labels = parse_study(tiny_study(evaluation={"extractor": "classifier"}))
+    with pytest.raises(InputError, match="classifier needs labels"):
+        check_metrics(labels, plan_runs(labels))
+
+
+@pytest.mark.parametrize("name", ready_studies())
+def test_the_files_that_come_with_the_package_are_good(name: str):
+    study = read_study_file(Path(name))
+    names = {arm.name for arm in expand_arms(study)}
+    assert study.name == name
+    assert {side for contrast in study.contrasts for side in (contrast.a, contrast.b)} <= names
+
+
+# --- arms and cost ---
+
+
+def by_arm(runs: list[PlannedRun], seed: int = 0) -> dict[str, PlannedRun]:
+    return {run.arm: run for run in runs if run.config.seed == seed}
+
+
+def test_arms_cells_and_seeds_make_the_runs(tiny_study: MakeStudy):
+    arms = {"ladder": {"ready": "complete", "powers": [1, 3], "grid": {"gradient.num_rungs": [3, 4]}}}
+    study = parse_study(tiny_study(arms=arms, grid={"model.latent_dim": [4, 6]}, seeds=[5, 7]))
+    runs = plan_runs(study)
+    assert len(runs) == len({run.config.identity for run in runs}) == 2 * 2 * 2 * 2
+    run = by_arm(runs, 7)["ladder-p3[model.latent_dim=6,gradient.num_rungs=4]"].config
+    assert (run.gradient.schedule.power, run.model.latent_dim, run.gradient.num_rungs) == (3, 6, 4)
+    assert run.seed == 7
+
+
+def test_an_arm_can_have_some_of_the_seeds(tiny_study: MakeStudy):
+    arms = {"vanilla": {"ready": "vanilla"}, "dear": {"ready": "complete", "seeds": [7]}}
+    runs = plan_runs(parse_study(tiny_study(arms=arms, seeds=[5, 7])))
+    assert [(run.arm, run.config.seed) for run in runs] == [("vanilla", 5), ("vanilla", 7), ("dear", 7)]
+
+
+def test_arms_that_come_ready_are_what_they_say(tiny_study: MakeStudy):
+    runs = by_arm(plan_runs(parse_study(tiny_study(arms=READY))))
+    gradient = {name: run.config.gradient for name, run in runs.items()}
+    assert list(runs) == [
+        *(
+            "vanilla",
+            "placebo",
+            "matched",
+            "detached-p1",
+            "detached-p3",
+            "complete-p3",
+            "noise-c0",
+            "noise-c2",
+            "rate",
+        )
+    ]
+    assert gradient["detached-p1"].estimator == "thermodynamic-detached"
+    assert gradient["complete-p3"].estimator == "thermodynamic-complete"
+    assert [gradient[f"noise-c{c}"].noise_multiplier for c in (0, 2)] == [0, 2]
+    assert gradient["noise-c0"].num_chains == gradient["noise-c2"].num_chains == 2
+    assert runs["rate"].config.optimiser.betas == (0.8, 0.99)
+    placebo, vanilla = runs["placebo"].config, runs["vanilla"].config
+    assert placebo.model_copy(update={"chain_stream": 0}) == vanilla
+    assert placebo.identity != vanilla.identity
+
+
+COSTLY: list[dict[str, Any]] = [
+    {},
+    {"gradient.num_chains": 3, "posterior_chains.start": "prior"},
+    {"posterior_chains.start": "annealed", "posterior_chains.num_start_steps": 3},
+    {"gradient.estimator": "thermodynamic-detached", "gradient.num_rungs": 5},
+    {
+        "gradient.estimator": "thermodynamic-complete",
+        "gradient.num_rungs": 4,
+        "gradient.num_chains": 2,
+        "posterior_chains.start": "annealed",
+        "posterior_chains.kernel": "mala",
+    },
+    {
+        "gradient.estimator": "stepping-stone-complete",
+        "gradient.num_rungs": 4,
+        "gradient.num_chains": 2,
+        "posterior_chains.exchange": True,
+    },
+    {"gradient.prior_rule": "covariance", "gradient.num_chains": 2, "gradient.num_rungs": 3},
+]
+
+
+@pytest.mark.parametrize("overrides", COSTLY, ids=str)
+def test_planned_evaluations_are_those_that_a_step_counts(tiny_config: Any, overrides: dict[str, Any]):
+    config = tiny_config(overrides)
+    trainer = Trainer(config, build_model(config), 8)
+    x = batch_images(config, load_data(config), range(8), 0, trainer.device)
+    record = trainer.step(x, torch.arange(8), 0, 0)
+    assert record["num_evaluations"] == evaluations_per_image(config)
+
+
+def test_matched_vanilla_spends_what_the_ladder_spends(tiny_study: MakeStudy):
+    runs = by_arm(plan_runs(parse_study(tiny_study(arms=READY))))
+    one_chain = evaluations_per_image(runs["vanilla"].config)
+    spent, wanted = (evaluations_per_image(runs[name].config) for name in ("matched", "complete-p3"))
+    assert runs["matched"].config.gradient.num_chains > 1
+    assert abs(spent - wanted) <= one_chain / 2
+    overridden = {**READY, "matched": {**READY["matched"], "gradient.num_chains": 2}}
+    again = by_arm(plan_runs(parse_study(tiny_study(arms=overridden))))["matched"]
+    assert evaluations_per_image(again.config) == spent
+
+
+def test_equal_evaluations_gives_each_arm_the_epochs_of_the_first_arms_budget(tiny_study: MakeStudy):
+    study = tiny_study(arms=READY, equal="evaluations", overrides={"training.num_epochs": 40})
+    runs = by_arm(plan_runs(parse_study(study)))
+    budget = runs["vanilla"].evaluations
+    epochs = {name: run.config.training.num_epochs for name, run in runs.items()}
+    assert epochs["vanilla"] == epochs["placebo"] == epochs["rate"] == 40
+    assert len(set(epochs.values())) > 2
+    for run in runs.values():
+        assert abs(run.evaluations - budget) <= run.evaluations / run.config.training.num_epochs / 2
+    equal_epochs = by_arm(plan_runs(parse_study({**study, "equal": "epochs"})))
+    assert {run.config.training.num_epochs for run in equal_epochs.values()} == {40}
+
+
+def test_seeds_are_paired_across_arms(tiny_study: MakeStudy):
+    """Equal seeds have equal initial weights and batches; the placebo differs from vanilla in its chains alone."""
+    runs = plan_runs(parse_study(tiny_study(arms=READY)))
+
+    def seen(run: PlannedRun) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        config, data = run.config, load_data(run.config)
+        trainer = Trainer(config, build_model(config), len(data))
+        weights = torch.cat([p.detach().flatten() for p in trainer.model.parameters()]).numpy()
+        order = np.stack([batch_order(len(data), 8, config.seed, epoch) for epoch in range(2)])
+        x = batch_images(config, data, order[0, 0], 0, trainer.device)
+        return weights, order, trainer.draw(x, torch.from_numpy(order[0, 0]), 0).ladder.latents[-1].numpy()
+
+    by_seed = {seed: {name: seen(run) for name, run in by_arm(runs, seed).items()} for seed in (0, 1)}
+    for arms in by_seed.values():
+        weights, order, latents = arms["vanilla"]
+        for name, (its_weights, its_order, its_latents) in arms.items():
+            np.testing.assert_array_equal(its_weights, weights, err_msg=name)
+            np.testing.assert_array_equal(its_order, order, err_msg=name)
+            if name == "placebo":
+                assert not np.isclose(its_latents, latents).any()
+    assert (by_seed[0]["vanilla"][0] != by_seed[1]["vanilla"][0]).any()
+    assert (by_seed[0]["vanilla"][1] != by_seed[1]["vanilla"][1]).any()
+
+
+def test_steps_are_timed_for_each_arm(tiny_study: MakeStudy):
+    study = tiny_study(overrides={"prior_chains.num_steps": 1}, seeds=1)
+    study["arms"] = {"short": {}, "long": {"prior_chains.num_steps": 300}}
+    seconds = time_steps(plan_runs(parse_study(study)))
+    assert seconds["long"] > 5 * seconds["short"] > 0
+
+
+# --- claims ---
+
+
+def test_of_many_that_claim_at_once_exactly_one_succeeds(tmp_path: Path):
+    with ThreadPoolExecutor(16) as pool:
+        for number in range(1, 21):
+            held = [c for c in pool.map(lambda _: claim(tmp_path), range(16)) if c is not None]
+            assert len(held) == 1
+            held[0].end("stopped")
+            assert [attempt.number for attempt in read_attempts(tmp_path)] == list(range(1, number + 1))
+
+
+def write_attempt(folder: Path, facts: dict[str, Any], age: float = 0.0) -> None:
+    folder.mkdir(exist_ok=True)
+    file = folder / "0001.json"
+    file.write_text(json.dumps({"host": host_name(), "pid": 1, "born": "1", "started": 0.0, **facts}))
+    os.utime(file, (time.time() - age, time.time() - age))
+
+
+def dead_process() -> int:
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    return child.pid
+
+
+@pytest.mark.parametrize(
+    ("facts", "age", "is_free"),
+    [
+        ({"host": "another"}, 0.0, False),
+        ({"host": "another"}, STALE + 1, True),
+        ({"host": "another", "ended": "failed"}, 0.0, True),
+        ({"pid": os.getpid(), "born": "an earlier process of this number"}, 0.0, True),
+    ],
+    ids=["elsewhere, alive", "elsewhere, heart stopped", "ended", "number given to another process"],
+)
+def test_a_claim_waits_for_the_living_only(tmp_path: Path, facts: dict[str, Any], age: float, is_free: bool):
+    write_attempt(tmp_path / "run", facts, age)
+    held = claim(tmp_path / "run")
+    assert (held is not None) == is_free
+    if held is not None:
+        held.end("done")
+
+
+def test_the_dead_on_this_machine_are_known_at_once(tmp_path: Path):
+    write_attempt(tmp_path / "run", {"pid": dead_process()})
+    (attempt,) = read_attempts(tmp_path / "run")
+    assert attempt.died
+    held = claim(tmp_path / "run")
+    assert isinstance(held, Claim)
+    assert claim(tmp_path / "run") is None
+    held.end("failed", "a cause")
+    assert read_attempts(tmp_path / "run")[-1].facts["cause"] == "a cause"
+
+
+@pytest.mark.skipif(not hasattr(os, "waitid"), reason="needs a process that ended and was not waited for")
+def test_a_process_that_nobody_waited_for_is_dead(tmp_path: Path):
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    write_attempt(tmp_path / "run", {"pid": child.pid, "born": birth(child.pid)})
+    assert not read_attempts(tmp_path / "run")[0].died
+    assert child.stdin is not None
+    child.stdin.close()
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert read_attempts(tmp_path / "run")[0].died
+    child.wait()
+
+
+def test_a_claim_without_content_is_left_alone_until_its_heart_has_stopped(tmp_path: Path):
+    (tmp_path / "0001.json").write_text("")
+    assert claim(tmp_path) is None
+
+
+# --- one run ---
+
+
+def records(folder: Path) -> list[tuple[str, int]]:
+    return [
+        (record["split"], record["step"]) for record in json.loads((folder / "evaluation.json").read_text())
+    ]
+
+
+def weights(folder: Path) -> bytes:
+    return (folder / "checkpoints" / "last" / "training_state.safetensors").read_bytes()
+
+
+def test_measuring_on_the_way_does_not_change_training(tiny_study: MakeStudy, tmp_path: Path):
+    """A run of 3 epochs of 4 steps, measured after the second and at the end, equals one that never stopped."""
+    file = tiny_study(evaluation={**EVALUATION, "every": 2}, seeds=1)
+    folder = make_study(parse_study(file), tmp_path / "study")
+    for run in folder.runs:
+        assert work(folder, run.identity) == "done"
+        own = folder.run_folder(run.identity)
+        assert records(own) == [("train", 8), ("train", 12), ("test", 12)]
+        config = plan_runs(folder.study)[folder.runs.index(run)].config
+        train_run(config, tmp_path / run.identity)
+        assert weights(own) == weights(tmp_path / run.identity)
+
+
+def test_a_run_that_stops_anywhere_is_measured_once_at_each_point(tiny_study: MakeStudy, tmp_path: Path):
+    folder = make_study(
+        parse_study(tiny_study(evaluation={**EVALUATION, "every": 1}, seeds=1)), tmp_path / "study"
+    )
+    identity = folder.runs[0].identity
+    calls = 0
+
+    def should_stop() -> bool:
+        nonlocal calls
+        calls += 1
+        return calls % 3 == 0
+
+    num_stops = 0
+    while work(folder, identity, should_stop) == "stopped":
+        num_stops += 1
+    assert num_stops > 3
+    assert records(folder.run_folder(identity)) == [("train", 4), ("train", 8), ("train", 12), ("test", 12)]
+    calm = make_study(folder.study, tmp_path / "calm")
+    work(calm, identity)
+    assert weights(folder.run_folder(identity)) == weights(calm.run_folder(identity))
+
+
+def test_points_of_measurement_end_with_the_run(tiny_config: Any):
+    study = parse_study(
+        {"name": "x", "preset": "digits", "seeds": 1, "arms": {"a": {}}, "evaluation": {"every": 2}}
+    )
+    assert measuring_steps(tiny_config({"training.num_epochs": 5}), study.evaluation, 20) == [8, 16, 20]
+    assert measuring_steps(tiny_config({"training.num_epochs": 4}), study.evaluation, 16) == [8, 16]
+    end_alone = study.evaluation.model_copy(update={"every": None})
+    assert measuring_steps(tiny_config({"training.num_epochs": 5}), end_alone, 20) == [20]
+
+
+# --- the folder and its table ---
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_study: MakeStudy, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("finished") / "study"
+    folder = make_study(parse_study(tiny_study(evaluation={**EVALUATION, "every": 2})), path)
+    for run in folder.runs:
+        work(folder, run.identity)
+    return path
+
+
+def test_the_table_has_a_row_for_each_measurement(finished: Path):
+    table = load_study(finished)
+    assert len(table) == 2 * 2 * 3
+    assert not table.duplicated(["run", "step", "split"]).any()
+    assert table["is_final"].tolist() == [False, True, True] * 4
+    vanilla = table[(table.arm == "vanilla") & (table.seed == 1)]
+    assert vanilla["split"].tolist() == ["train", "train", "test"]
+    # One chain of 2 steps and its start: 3 evaluations, for each of 8 images a step.
+    assert vanilla["evaluations"].tolist() == [8 * 8 * 3, 12 * 8 * 3, 12 * 8 * 3]
+    run = vanilla["run"].iloc[0]
+    measured = json.loads((finished / "runs" / run / "evaluation.json").read_text())
+    values = [record["values"]["reconstruction_mean_square_error"]["mean"] for record in measured]
+    assert vanilla["reconstruction_mean_square_error"].tolist() == values
+    chains = [record["gradient_variance"]["prior"]["chain_variance"]["value"] for record in measured]
+    assert vanilla["gradient:prior.chain_variance"].tolist() == chains
+    assert min(chains) > 0
+
+
+def test_the_table_is_kept_as_parquet_and_csv(finished: Path):
+    table = load_study(finished)
+    parquet, csv = write_tables(finished)
+    pd.testing.assert_frame_equal(pd.read_parquet(parquet), table)
+    read = pd.read_csv(csv)
+    assert read.columns.tolist() == table.columns.tolist()
+    np.testing.assert_allclose(read["energy_prior"], table["energy_prior"])
+
+
+def test_probes_and_distances_stand_in_their_rows(tiny_study: MakeStudy, finished: Path, tmp_path: Path):
+    import shutil
+
+    path = tmp_path / "study"
+    shutil.copytree(finished, path)
+    run = open_study(path).runs[0].identity
+    with (path / "runs" / run / "metrics.jsonl").open("a") as metrics:
+        for step in (8, 11):
+            quantities = {"chain_variance": {"value": step / 2, "low": 0.0, "high": 9.0}}
+            fresh = {"blocks": {"prior": quantities, "prior.layer": quantities}}
+            other = {"fresh": {"blocks": {"prior": {"chain_variance": {"value": -1.0}}}}}
+            estimators = {"maximum-likelihood": {"fresh": fresh}, "thermodynamic-detached": other}
+            probe = {"kind": "probe", "step": step, "estimators": estimators}
+            metrics.write(json.dumps(probe) + "\n")
+    file = path / "runs" / run / "evaluation.json"
+    measured = json.loads(file.read_text())
+    for record in measured:
+        record["distances"] = [
+            {
+                "name": "kd-x",
+                "reference": f"smooth:{split}",
+                "value": v,
+                "standard_error": 0.5,
+                "is_floor": is_floor,
+            }
+            for split, v, is_floor in (("test", 7.0, False), ("train", 8.0, False), ("test", 0.1, True))
+        ]
+    file.write_text(json.dumps(measured))
+    table = load_study(path).iloc[:3]
+    assert table["distance:kd-x"].tolist() == [8, 8, 7]
+    assert table["floor:kd-x"].fillna(-1).tolist() == [-1, -1, 0.1]
+    assert table["probe:prior.chain_variance"].tolist() == [4, 5.5, 5.5]
+    assert [name for name in table if "probe:" in name] == ["probe:step", "probe:prior.chain_variance"]
+
+
+def test_a_measurement_of_ones_own_does_not_change_the_study(finished: Path, tmp_path: Path):
+    import shutil
+
+    path = tmp_path / "study"
+    shutil.copytree(finished, path)
+    run = open_study(path).run_folder(open_study(path).runs[0].identity)
+    for seed in (0, 5):
+        settings = EvaluationSettings(extractor="none", num_evidence=0, num_samples=20, seed=seed)
+        evaluate_run(load_run(run), settings)
+    assert len(json.loads((run / "evaluation.json").read_text())) == 3 + 2
+    pd.testing.assert_frame_equal(load_study(path), load_study(finished))
+
+
+def test_a_damaged_study_is_one_line(finished: Path, tmp_path: Path):
+    (tmp_path / "study.json").write_text('{"runs": [')
+    with pytest.raises(InputError, match=r"is damaged: study.json can not be read"):
+        open_study(tmp_path)
+    with pytest.raises(InputError, match="`sql` must be a question with an answer, got ''"):
+        query_study(finished, "")
+
+
+def test_a_metric_that_will_not_be_measured_leaves_no_folder(tiny_study: MakeStudy, tmp_path: Path):
+    contrast = {"name": "x", "a": "vanilla", "b": "complete", "metric": "distance:fd-nothing"}
+    file = tiny_study(evaluation={**EVALUATION, "extractor": "efficientnet"}, contrasts=[contrast])
+    (tmp_path / "study.yaml").write_text(json.dumps(file))
+    for verb in ("run", "add"):
+        words = ["study", verb, str(tmp_path / "study.yaml"), "--out", str(tmp_path / "out")]
+        assert run_command_line(words) == 2
+    assert not (tmp_path / "out").exists()
+
+
+def test_feature_networks_without_weights_are_refused_before_anything_runs(
+    tiny_study: MakeStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    weights = tmp_path / "weights.pt"
+    weights.write_bytes(b"no weights")
+    monkeypatch.chdir(tmp_path)
+    settings = {**EVALUATION, "extractor": "efficientnet", "weights": "weights.pt"}
+    study = parse_study(tiny_study(evaluation=settings))
+    assert study.evaluation.weights == weights  # whole, since workers may stand in other folders
+    with pytest.raises(InputError, match="`weights`"):
+        check_weights(study)
+    (tmp_path / "study.yaml").write_text(json.dumps(tiny_study(evaluation=settings)))
+    for verb in ("plan", "run"):
+        assert (
+            run_command_line(["study", verb, "study.yaml", *(["--out", "out"] if verb == "run" else [])]) == 2
+        )
+    assert not (tmp_path / "out").exists()
+
+
+def test_sql_over_the_folders(finished: Path):
+    found = query_study(finished, "SELECT arm, count(*) AS n FROM results GROUP BY arm ORDER BY arm")
+    assert found.to_dict("list") == {"arm": ["complete", "vanilla"], "n": [6, 6]}
+    steps = query_study(finished, "SELECT run, max(step) AS step FROM metrics GROUP BY run")
+    assert set(steps["run"]) == {run.identity for run in open_study(finished).runs}
+    assert set(steps["step"]) == {12}
+    with pytest.raises(InputError, match=r"`sql` is refused: .*nothing"):
+        query_study(finished, "SELECT nothing FROM results")
+
+
+def test_a_study_without_runs_yet_has_an_empty_table(tiny_study: MakeStudy, tmp_path: Path):
+    make_study(parse_study(tiny_study()), tmp_path / "study")
+    assert load_study(tmp_path / "study").empty
+    assert [file.exists() for file in write_tables(tmp_path / "study")] == [True, True]
+
+
+def test_adding_keeps_what_was_named_before(tiny_study: MakeStudy, finished: Path, tmp_path: Path):
+    import shutil
+
+    path = tmp_path / "study"
+    shutil.copytree(finished, path)
+    file = tiny_study(evaluation={**EVALUATION, "every": 2})
+    contrast = {"name": "late", "a": "vanilla", "b": "complete", "metric": "energy_prior"}
+    for change, message in (
+        ({"contrasts": [contrast]}, "`contrasts` can not change"),
+        ({"evaluation": EVALUATION}, "`evaluation` can not change"),
+        ({"seeds": 1}, "lack a run of the study: .*seed 1"),
+    ):
+        with pytest.raises(InputError, match=message):
+            extend_study(parse_study({**file, **change}), path)
+        with pytest.raises(InputError, match="another version of study 'tiny'"):
+            make_study(parse_study({**file, **change}), path)
+    larger = {**file, "seeds": 3, "arms": {**file["arms"], "placebo": {"ready": "placebo"}}}
+    folder, num_new = extend_study(parse_study(larger), path)
+    assert num_new == 5
+    assert [run.added for run in folder.runs] == [0] * 4 + [1] * 5
+    assert extend_study(parse_study(larger), path)[1] == 0
+    assert study_status(folder)["counts"] == {
+        "waiting": 5,
+        "running": 0,
+        "interrupted": 0,
+        "failed": 0,
+        "done": 4,
+    }
+    pd.testing.assert_frame_equal(load_study(path), load_study(finished))
+
+
+def test_a_folder_with_anything_else_is_refused(tiny_study: MakeStudy, tmp_path: Path):
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(InputError, match="is not empty and holds no study"):
+        make_study(parse_study(tiny_study()), tmp_path)
+    with pytest.raises(InputError, match="is not a study folder"):
+        open_study(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"class": "SLURMCluste"}, "did you mean 'SLURMCluster'"),
+        ({"class": "os.LocalCluster"}, "'os.LocalCluster' is not a known cluster"),
+        (
+            {"class": "LocalCluster", "num_worker": 2},
+            "`num_worker` is not a setting; did you mean 'num_workers'",
+        ),
+        ({"class": "LocalCluster", "num_workers": 0}, "`num_workers` must be at least 1, got 0"),
+        ({"class": "LocalCluster", "options": 3}, "`options` must be a mapping, got 3"),
+        ({"class": "dask_kubernetes.operator.KubeCluster"}, "pip install dask-kubernetes"),
+    ],
+)
+def test_a_bad_cluster_file_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, values: Any, message: str
+):
+    for name in ("dask_kubernetes", "dask_kubernetes.operator"):
+        monkeypatch.setitem(sys.modules, name, None)  # as if it were not installed
+    (tmp_path / "cluster.yaml").write_text(json.dumps(values))
+    with pytest.raises(InputError, match=message):
+        read_cluster_file(tmp_path / "cluster.yaml")
+
+
+def test_the_plan_is_printed_and_starts_nothing(
+    tiny_study: MakeStudy, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "study.yaml").write_text(json.dumps(tiny_study()))
+    assert run_command_line(["study", "plan", "study.yaml", "--workers", "2", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["num_runs"] == len(plan["runs"]) == 4
+    assert plan["evaluations"] == sum(run["evaluations"] for run in plan["runs"]) > 0
+    assert plan["hours"] == pytest.approx(sum(run["hours"] for run in plan["runs"]) / 2)
+    assert run_command_line(["study", "plan", "study.yaml"]) == 0
+    assert "generator evaluations" in capsys.readouterr().out
+    assert [file.name for file in tmp_path.iterdir()] == ["study.yaml"]
+
+
+# --- the engine ---
+
+
+def start_study(file: Path, out: Path, *words: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "thermograd", "study", "run", str(file), "--out", str(out), *words]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.slow
+def test_a_run_that_fails_for_good_is_reported_and_the_others_go_on(tiny_study: MakeStudy, tmp_path: Path):
+    study = tiny_study(seeds=1)
+    study["arms"] = {"bad": {"training.largest_latent": 1e-6}, "good": {"ready": "vanilla"}}
+    (tmp_path / "study.yaml").write_text(json.dumps(study))
+    out = tmp_path / "study"
+    with start_study(tmp_path / "study.yaml", out, "--workers", "2", "--json") as process:
+        printed, errors = process.communicate(timeout=120)
+    assert process.returncode == 1, errors
+    folder = open_study(out)
+    bad, good = (run.identity for run in folder.runs)
+    (cause,) = json.loads(printed)["failed"].values()
+    assert "exploded at step 0" in cause
+    assert [attempt.ended for attempt in read_attempts(folder.attempts_folder(bad))] == ["failed", "failed"]
+    assert is_done(folder.run_folder(good), folder.study.evaluation)
+    rows = {row["arm"]: row for row in study_status(folder)["runs"]}
+    assert rows["bad"]["state"] == "failed"
+    assert rows["bad"]["cause"] == cause
+    assert len(load_study(out)) == 2
+
+
+def living(out: Path) -> Iterator[dict[str, Any]]:
+    """Yield the facts of attempts at work whose run has a checkpoint and is not at its end."""
+    for run in open_study(out).runs if (out / "study.json").exists() else ():
+        attempts = read_attempts(out / "attempts" / run.identity)
+        checkpoints = sorted((out / "runs" / run.identity / "checkpoints").glob("step_*"))
+        if (
+            attempts
+            and attempts[-1].is_alive()
+            and checkpoints
+            and checkpoints[-1].name < f"step_{run.num_steps:08d}"
+        ):
+            yield attempts[-1].facts
+
+
+def wait_for(found: Callable[[], Any], process: subprocess.Popen[str]) -> Any:
+    end = time.time() + 60
+    while time.time() < end:
+        assert process.poll() is None, process.communicate()
+        if value := found():
+            return value
+        time.sleep(0.02)
+    raise AssertionError("waited in vain")
+
+
+@pytest.mark.slow
+def test_a_scheduler_that_runs_already_does_the_runs(
+    tiny_study: MakeStudy, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "study.yaml").write_text(json.dumps(tiny_study(seeds=1)))
+    words = ["study", "run", str(tmp_path / "study.yaml"), "--out", str(tmp_path / "out")]
+    with distributed.LocalCluster(
+        n_workers=1, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0"
+    ) as cluster:
+        assert run_command_line([*words, "--scheduler", cluster.scheduler_address]) == 0
+    assert "Waiting for the first worker" not in capsys.readouterr().err
+    assert load_study(tmp_path / "out")["split"].tolist() == ["train", "test"] * 2
+    assert run_command_line([*words, "--scheduler", "tcp://127.0.0.1:1"]) == 0  # done runs ask no scheduler
+
+
+SBATCH = """#!/bin/sh
+job=$(mktemp) && cp "$1" "$job" && setsid sh "$job" >/dev/null 2>&1 &
+echo "Submitted batch job $!"
+"""
+SCANCEL = """#!/bin/sh
+kill -- -"$1"
+"""
+
+
+@pytest.mark.slow
+def test_workers_come_through_slurm(
+    tiny_study: MakeStudy,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    """SLURM is played by two scripts that start and end the job's own script; all else is as on a cluster."""
+    for name, script in (("sbatch", SBATCH), ("scancel", SCANCEL)):
+        (tmp_path / name).write_text(script)
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    (tmp_path / "study.yaml").write_text(json.dumps(tiny_study(seeds=1)))
+    own_port = {"dashboard_address": "127.0.0.1:0"}
+    options = {"cores": 1, "memory": "1GB", "local_directory": str(tmp_path), "scheduler_options": own_port}
+    cluster = {"class": "SLURMCluster", "num_workers": 1, "options": options}
+    (tmp_path / "cluster.yaml").write_text(json.dumps(cluster))
+    words = ["study", "run", str(tmp_path / "study.yaml"), "--out", str(tmp_path / "out")]
+    assert run_command_line([*words, "--cluster", str(tmp_path / "cluster.yaml")]) == 0
+    assert "Waiting for the first worker" in capsys.readouterr().err
+    assert load_study(tmp_path / "out")["split"].tolist() == ["train", "test"] * 2
+
+
+@pytest.mark.slow
+def test_killed_workers_and_a_killed_scheduler_lose_nothing(tiny_study: MakeStudy, tmp_path: Path):
+    study = tiny_study(
+        overrides={"training.num_epochs": 40, "prior_chains.num_steps": 10},
+        evaluation={**EVALUATION, "every": 30},
+    )
+    (tmp_path / "study.yaml").write_text(json.dumps(study))
+    out = tmp_path / "study"
+    with start_study(tmp_path / "study.yaml", out, "--workers", "2") as process:
+        killed: set[int] = set()
+        for _ in range(2):
+            worker = wait_for(
+                lambda: next((f["worker"] for f in living(out) if f["worker"] not in killed), None), process
+            )
+            os.kill(worker, signal.SIGKILL)
+            killed.add(worker)
+        wait_for(lambda: [f for f in living(out) if f["worker"] not in killed], process)
+        process.kill()
+        process.communicate()
+    with start_study(tmp_path / "study.yaml", out, "--workers", "2") as process:
+        _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+
+    folder = open_study(out)
+    endings = [
+        [attempt.ended for attempt in read_attempts(folder.attempts_folder(run.identity))]
+        for run in folder.runs
+    ]
+    assert [ending.count("done") for ending in endings] == [1] * 4
+    assert all(ending[-1] == "done" for ending in endings)
+    assert sum(len(ending) - 1 for ending in endings) >= 3
+
+    calm = make_study(folder.study, tmp_path / "calm")
+    for run in calm.runs:
+        work(calm, run.identity)
+    disturbed, undisturbed = (load_study(path).drop(columns=list(TIME_COLUMNS)) for path in (out, calm.path))
+    pd.testing.assert_frame_equal(disturbed, undisturbed, check_exact=True)
+    assert len(disturbed) == 4 * 3
+
+
+def test_another_chain_stream_is_another_run():
+    config, _ = resolve("digits")
+    assert resolve("digits", overrides={"chain_stream": 1})[0].identity != config.identity

@@ -1,7 +1,8 @@
-"""The two kinds of failure that a user sees as one line, and what their messages share."""
+"""The two kinds of failure that a user sees as one line, what their messages share, and reasons for doubt."""
 
 import difflib
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 
 class InputError(ValueError):
@@ -10,6 +11,27 @@ class InputError(ValueError):
 
 class RunError(RuntimeError):
     """Work that was well specified failed while running. The command line exits with 1."""
+
+
+@dataclass(frozen=True)
+class Caution:
+    """A reason to doubt a number. Programs decide by its kind, never by its text, which may be reworded.
+
+    Attributes:
+        kind: a short name of the reason, as "r-hat".
+        text: one line for people, with figures and what to do.
+    """
+
+    kind: str
+    text: str
+
+    def __str__(self) -> str:
+        """Return the text."""
+        return self.text
+
+    def under(self, name: str) -> "Caution":
+        """Return the caution with the name of what it is about in front of its text."""
+        return replace(self, text=f"{name}: {self.text}")
 
 
 def nearest(name: str, known: Sequence[str]) -> str:

@@ -44,6 +44,10 @@ def seeded(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+def kinds(evidence: Evidence) -> set[str]:
+    return {caution.kind for caution in evidence.warnings}
+
+
 def ladder_of(model: LatentModel, x: Tensor, t: Tensor, latents: Tensor) -> Ladder:
     """Return a ladder whose trace is the independent draws (K, S, B, d), as S steps of one chain."""
     state = model.evaluate(x, latents)
@@ -261,9 +265,9 @@ def test_stepping_stone_warns_of_wide_steps():
     model = LinearGaussian.random(16, 256, 0.3, 0.08, 0)
     x = model.sample_images(4, seeded(15))
     wide = stepping_stone(exact_ladder(model, x, adapted(model, x, 5), 50, seeded(16)))
-    assert any("standard deviation" in line and "use more rungs" in line for line in wide.warnings)
+    assert "skewed" in kinds(wide)
     narrow = stepping_stone(exact_ladder(model, x, adapted(model, x, 41), 50, seeded(16)))
-    assert not any("use more rungs" in line for line in narrow.warnings)
+    assert "skewed" not in kinds(narrow)
 
 
 # ---- annealing ----
@@ -330,7 +334,7 @@ def test_weights_that_spread_are_told_for_the_partition_as_well():
     model = LinearGaussian.random(3, 6, 0.01, 0.6, 17, torch.tensor([60.0, -0.4, 80.0]))
     x = torch.zeros(1, 6, dtype=torch.float64)
     result = annealed_importance_sampling(model, x, linear_schedule(3), MALA(0.01), 50, seeded(26))
-    assert [line.split(" have ")[0] for line in result.warnings] == [
+    assert [each.text.split(" have ")[0] for each in result.warnings] == [
         "log weights of annealing",
         "log weights of annealing towards log Z_a",
     ]
@@ -490,14 +494,14 @@ def test_too_few_draws_for_control_variates_are_named(big_twin):
     model, x = big_twin
     result = estimate_evidence(model, x[:4], num_steps=20, generator=seeded(38))
     assert result.method == "thermodynamic-corrected"
-    assert any("20 draws on a rung are too few for control variates" in line for line in result.warnings)
+    assert "few-draws" in kinds(result)
 
 
 @pytest.mark.parametrize("method", ["thermodynamic", "stepping-stone", "annealed-importance-sampling"])
 def test_few_chains_that_adapt_are_named(big_twin, method):
     model, x = big_twin
     told = {
-        count: any("adapt step sizes" in line for line in result.warnings)
+        count: "few-chains" in kinds(result)
         for count in (1, 8)
         for result in [estimate_evidence(model, x[:count], method=method, generator=seeded(39))]
     }
@@ -507,7 +511,7 @@ def test_few_chains_that_adapt_are_named(big_twin, method):
 def test_quadrature_dominated_error_bars_are_named(big_twin):
     model, x = big_twin
     ladder = exact_ladder(model, x[:8], power_schedule(3, 3.0), 3000, seeded(39))
-    assert any(line.startswith("quadrature error") for line in thermodynamic_integration(ladder).warnings)
+    assert "quadrature" in kinds(thermodynamic_integration(ladder))
 
 
 # ---- bad input ----
@@ -599,7 +603,7 @@ def test_control_variates_that_short_chains_bias_are_told():
     told = {}
     for num_steps in (69, 690):
         found = estimate_evidence(model, x, generator=stream(0, "chains"), num_steps=num_steps)
-        told[num_steps] = [line for line in found.warnings if "control variates move" in line]
+        told[num_steps] = [each for each in found.warnings if each.kind == "control-variates"]
         bias = found.log_evidence - exact
         assert (abs(float(bias.mean())) > 4 * float(bias.std()) / 8) == bool(told[num_steps])
     assert told[69]

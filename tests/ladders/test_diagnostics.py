@@ -135,9 +135,10 @@ def test_ladder_warnings_name_what_is_wrong():
     bad[:, 1, 0, 1] += 3
     warnings = ladder_warnings(ladder_of(bad, torch.tensor([0.3, 0.01])))
     assert len(warnings) == 2
-    assert warnings[0].startswith("R-hat exceeds 1.1 for 16.7% of rungs and images (worst")
-    assert "t = 0.5" in warnings[0]
-    assert warnings[1].startswith("swap rate 0.010 between t = 0.5 and 1 is below 0.05")
+    assert [each.kind for each in warnings] == ["r-hat", "swap-rate"]
+    assert warnings[0].text.startswith("R-hat exceeds 1.1 for 16.7% of rungs and images (worst")
+    assert "t = 0.5" in warnings[0].text
+    assert warnings[1].text.startswith("swap rate 0.010 between t = 0.5 and 1 is below 0.05")
 
 
 def test_a_chain_that_never_moves_is_told():
@@ -148,23 +149,23 @@ def test_a_chain_that_never_moves_is_told():
     likely = replace(
         stuck, acceptance=torch.tensor([0.2, 0.2, 0.2])
     )  # 4 x 0.8^19 chains stand still by chance
-    assert not [line for line in ladder_warnings(likely) if "never moved" in line]
+    assert not [each for each in ladder_warnings(likely) if each.kind == "stuck-chains"]
     assert float(r_hat(trace[:, 2])[1]) == 1
     assert float(monte_carlo_error(trace[:, 2])[1]) == 0
-    (line,) = [line for line in ladder_warnings(stuck) if "never moved" in line]
-    assert line.startswith("1 of 4 chains never moved at t = 1,")
+    (caution,) = [each for each in ladder_warnings(stuck) if each.kind == "stuck-chains"]
+    assert caution.text.startswith("1 of 4 chains never moved at t = 1,")
 
 
 def test_low_acceptance_is_told():
     ladder = replace(
         ladder_of(autoregression(0.0, 200, 3, 2, 2, seed=8), None), acceptance=torch.tensor([0.6, 0.04, 0.3])
     )
-    (line,) = ladder_warnings(ladder)
-    assert line.startswith("acceptance 0.040 at t = 0.5 is below 0.05")
+    (caution,) = ladder_warnings(ladder)
+    assert caution.text.startswith("acceptance 0.040 at t = 0.5 is below 0.05")
 
 
 def test_quadrature_warning():
     small, large = torch.tensor([0.1, 0.2, 0.3]), torch.tensor([0.2, 0.4, 0.6])
     assert quadrature_warnings(large, small) == []
-    (line,) = quadrature_warnings(small, large)
-    assert line.startswith("quadrature error (0.4 nats) exceeds Monte Carlo error (0.2 nats)")
+    (caution,) = quadrature_warnings(small, large)
+    assert caution.text.startswith("quadrature error (0.4 nats) exceeds Monte Carlo error (0.2 nats)")

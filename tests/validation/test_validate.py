@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from thermograd.cli import run
-from thermograd.errors import InputError, RunError
+from thermograd.errors import Caution, InputError, RunError
 from thermograd.gradients.rules import ESTIMATORS, PRIOR_RULES
 from thermograd.ladders.ladder import sample_ladder
 from thermograd.samplers.langevin import ULA
@@ -17,7 +17,7 @@ from thermograd.validation import Settings, Validation, validate
 from thermograd.validation import evidence as evidence_module
 from thermograd.validation import gradients as gradients_module
 from thermograd.validation import kernels as kernels_module
-from thermograd.validation.common import exact_ladder, make_twin, stream, within_chance
+from thermograd.validation.common import Row, exact_ladder, make_twin, stream, within_chance
 from thermograd.validation.evidence import evidence_rows
 from thermograd.validation.gradients import generator_rows, prior_rows
 from thermograd.validation.kernels import kernel_rows, ula_law
@@ -182,6 +182,23 @@ def test_a_failed_check_is_exit_1_and_named(monkeypatch, capsys):
     assert captured.err.startswith("thermograd: ")
     assert "maximum-likelihood, 22 chains" in captured.err
     assert captured.err.count("\n") == 1
+
+
+def test_no_verdict_hangs_on_the_wording_of_a_caution(monkeypatch: pytest.MonkeyPatch):
+    """Settings where a verdict is owed to a caution; every text is reworded, and every verdict stays."""
+    settings = Settings(latent_dim=8, num_pixels=64, noise_std=0.05, weight_scale=0.5, num_images=16)
+    twin = make_twin(settings)
+    x = twin.sample_images(settings.num_images, stream(settings, 0))
+
+    def rows() -> list[Row]:
+        return list(evidence_rows(twin, x, settings, []))
+
+    plain = rows()
+    assert any("as it warns" in row.verdict for row in plain)
+    monkeypatch.setattr(
+        Caution, "__init__", lambda self, kind, text: self.__dict__.update(kind=kind, text="?")
+    )
+    assert rows() == plain
 
 
 def test_warnings_are_printed(capsys):

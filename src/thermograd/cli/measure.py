@@ -144,8 +144,8 @@ def _print_record(record: dict[str, Any]) -> None:
     if record["gradient_variance"] is not None:
         _print_gradient_variance(record["gradient_variance"])
     evidence = record["values"].get("log_evidence")
-    for line in evidence["warnings"] if evidence else []:
-        click.echo(f"warning: {line}", err=True)
+    for caution in evidence["warnings"] if evidence else []:
+        click.echo(f"warning: {caution['text']}", err=True)
     if record["distances"]:
         _print_distances(record["distances"])
 
@@ -256,8 +256,8 @@ def evidence(
 
     def text() -> None:
         print_table("log p(x) in nats, mean over images", ("what", "value"), rows)
-        for line in record["warnings"]:
-            click.echo(f"warning: {line}", err=True)
+        for caution in record["warnings"]:
+            click.echo(f"warning: {caution['text']}", err=True)
         click.echo("\n".join(record["files"]))
 
     emit(record, as_json, text)

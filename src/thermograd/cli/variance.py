@@ -165,8 +165,8 @@ def _print_table(record: dict[str, Any], rows: list[dict[str, Any]]) -> None:
             f"{reference['r_hat_median']:.3f}, largest {reference['r_hat_largest']:.3f}; "
             f"standard error relative to the gradient: {_errors(rows)}"
         )
-        for line in reference["warnings"]:
-            click.echo(f"warning: {line}", err=True)
+        for caution in reference["warnings"]:
+            click.echo(f"warning: {caution['text']}", err=True)
     spread = [
         (name, _with_interval(each["log_likelihood_variance"][-1]))
         for name, each in record["estimators"].items()

@@ -5,6 +5,7 @@ the hash of its weights. Beside each distance stands its floor, the distance bet
 """
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +137,7 @@ def _evidence_values(run: Run, data: ImageDataset, settings: EvaluationSettings)
     value["quadrature_error"] = float(evidence.quadrature_error.mean())
     value["num_images"] = len(x)
     value["num_evaluations"] = evidence.num_evaluations
-    value["warnings"] = list(evidence.warnings)
+    value["warnings"] = [asdict(each) for each in evidence.warnings]
     return {"log_evidence": value}
 
 

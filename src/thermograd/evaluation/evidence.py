@@ -1,6 +1,7 @@
 """The evidence of images under a trained run: a table with error bars, and a picture of E_t[l] against t."""
 
 import csv
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ def evidence_of_run(
         record |= {"left_sum": float(evidence.lower.mean()), "right_sum": float(evidence.upper.mean())}
     return record | {
         "evaluations_an_image": evidence.num_evaluations,
-        "warnings": list(evidence.warnings),
+        "warnings": [asdict(each) for each in evidence.warnings],
         "files": files,
     }
 

@@ -27,7 +27,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from thermograd.errors import InputError
+from thermograd.errors import Caution, InputError
 from thermograd.evidence.result import Evidence, log_mean_exp
 from thermograd.ladders.schedules import check_schedule
 from thermograd.models.latent_model import LatentModel
@@ -249,13 +249,16 @@ def anneal(
     return Annealed(log_ratio, error, log_weights, acceptance, len(start) * (1.0 + len(gaps) * num_steps))
 
 
-def _spread_warnings(log_weights: Tensor, which: str) -> list[str]:
+def _spread_warnings(log_weights: Tensor, which: str) -> list[Caution]:
     spread, num_chains = float(log_weights.std(0).median()), len(log_weights)
     # Were the weights log-normal, the log of their mean would lie low by about this much (Jensen, second order).
     bias = math.expm1(min(spread**2, 100.0)) / (2 * num_chains)
     if not bias > spread / num_chains**0.5 / 2:
         return []
     return [
-        f"log weights {which} have standard deviation {spread:.1f}, too much for {num_chains} chains: the estimate "
-        f"lies low, perhaps by more than its error; use more temperatures, steps or chains."
+        Caution(
+            "skewed",
+            f"log weights {which} have standard deviation {spread:.1f}, too much for {num_chains} chains: the estimate "
+            f"lies low, perhaps by more than its error; use more temperatures, steps or chains.",
+        )
     ]

@@ -6,7 +6,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from thermograd.errors import InputError
+from thermograd.errors import Caution, InputError
 from thermograd.evidence.annealing import annealed_importance_sampling
 from thermograd.evidence.control_variates import num_draws_needed
 from thermograd.evidence.result import Evidence
@@ -151,25 +151,29 @@ def estimate_evidence(
         plain = thermodynamic_integration(ladder, rule, False)
         result = replace(result, warnings=(*result.warnings, *_bias_of_controls(result, plain)))
     if method == "thermodynamic" and not controls:
-        line = (
+        line = Caution(
+            "few-draws",
             f"{num_steps * num_chains} draws on a rung are too few for control variates with {model.latent_dim} "
-            f"latents: {num_draws_needed(model.latent_dim)} are needed; went on without."
+            f"latents: {num_draws_needed(model.latent_dim)} are needed; went on without.",
         )
         result = replace(result, warnings=(*result.warnings, line))
     return replace(result, warnings=(*result.warnings, *few))
 
 
-def _few_chains(num_chains: int, num_pilot_steps: int) -> list[str]:
+def _few_chains(num_chains: int, num_pilot_steps: int) -> list[Caution]:
     """Return a warning where too few chains share a rung's step size for so short a pilot."""
     if num_chains * num_pilot_steps >= ADAPTING_STEPS:
         return []
     return [
-        f"{num_chains} chain(s) a rung with {num_pilot_steps} pilot steps adapt step sizes and schedule poorly, so "
-        f"error bars may be too small: take more images at once, more chains or more pilot steps."
+        Caution(
+            "few-chains",
+            f"{num_chains} chain(s) a rung with {num_pilot_steps} pilot steps adapt step sizes and schedule poorly, so "
+            f"error bars may be too small: take more images at once, more chains or more pilot steps.",
+        )
     ]
 
 
-def _bias_of_controls(controlled: Evidence, plain: Evidence) -> list[str]:
+def _bias_of_controls(controlled: Evidence, plain: Evidence) -> list[Caution]:
     """Return a warning where control variates move the mean over images by more than chance can.
 
     Their coefficients are fitted on draws of the same chain. Where its memory is long, the fit knows the draws it is
@@ -182,8 +186,11 @@ def _bias_of_controls(controlled: Evidence, plain: Evidence) -> list[str]:
     if abs(shift) <= 4 * error:
         return []
     return [
-        f"control variates move log p(x) by {shift:.2g} ± {error:.1g} nats on average: chains are too short for "
-        "them; run more steps, or take thermodynamic-plain."
+        Caution(
+            "control-variates",
+            f"control variates move log p(x) by {shift:.2g} ± {error:.1g} nats on average: chains are too short for "
+            "them; run more steps, or take thermodynamic-plain.",
+        )
     ]
 
 

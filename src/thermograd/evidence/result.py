@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from thermograd.errors import InputError
+from thermograd.errors import Caution, InputError
 from thermograd.ladders.ladder import Ladder
 
 
@@ -28,7 +28,7 @@ class Evidence:
         expected_log_likelihood: (K, B), E_t[l], or None where the method does not visit the power posteriors.
         variance_log_likelihood: (K, B), Var_t(l), or None.
         num_evaluations: generator evaluations with gradient spent on each image.
-        warnings: one line for each reason to doubt the numbers.
+        warnings: a caution for each reason to doubt the numbers.
     """
 
     method: str
@@ -41,7 +41,7 @@ class Evidence:
     expected_log_likelihood: Tensor | None
     variance_log_likelihood: Tensor | None
     num_evaluations: float
-    warnings: tuple[str, ...]
+    warnings: tuple[Caution, ...]
 
 
 def log_likelihood_trace(ladder: Ladder) -> Tensor:

@@ -12,6 +12,7 @@ References:
 
 import torch
 
+from thermograd.errors import Caution
 from thermograd.evidence.result import Evidence, log_likelihood_trace, log_mean_exp
 from thermograd.ladders.diagnostics import ladder_warnings, monte_carlo_error
 from thermograd.ladders.ladder import Ladder
@@ -53,14 +54,17 @@ def stepping_stone(ladder: Ladder) -> Evidence:
     )
 
 
-def _spread_warnings(t: torch.Tensor, variance: torch.Tensor) -> list[str]:
-    """Return a line if the exponents spread so far that a mean of exponentials hangs on a few draws."""
+def _spread_warnings(t: torch.Tensor, variance: torch.Tensor) -> list[Caution]:
+    """Return a caution of kind "skewed" if a mean of exponentials hangs on a few draws."""
     spread = (t.diff().unsqueeze(-1) * variance[:-1].sqrt()).median(-1).values
     if not (spread > SPREAD_LIMIT).any():
         return []
     rung = int(spread.argmax())
     return [
-        f"exponents of the step from t = {float(t[rung]):.3g} to {float(t[rung + 1]):.3g} have standard "
-        f"deviation {float(spread[rung]):.1f}, above {SPREAD_LIMIT}: the estimate is skewed and its error bar "
-        f"too small; use more rungs."
+        Caution(
+            "skewed",
+            f"exponents of the step from t = {float(t[rung]):.3g} to {float(t[rung + 1]):.3g} have standard "
+            f"deviation {float(spread[rung]):.1f}, above {SPREAD_LIMIT}: the estimate is skewed and its error bar "
+            f"too small; use more rungs.",
+        )
     ]

@@ -6,12 +6,12 @@ R-hat says whether they agree.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import torch
 from torch import Tensor
 
-from thermograd.errors import InputError
+from thermograd.errors import Caution, InputError
 from thermograd.gradients.backward import learning_gradient
 from thermograd.gradients.moments import Spread
 from thermograd.gradients.rules import ESTIMATORS, PRIOR_RULES, compute_weights
@@ -31,14 +31,14 @@ class Reference:
         squared_error: by parameter, squared standard error of the mean over chains, summed over coordinates.
         r_hat: (B,), of each image's log-likelihood at t = 1.
         num_evaluations: generator evaluations with gradient, of each image.
-        warnings: a line for each sign that chains have not mixed.
+        warnings: a caution for each sign that chains have not mixed.
     """
 
     gradient: dict[str, Tensor]
     squared_error: dict[str, float]
     r_hat: Tensor
     num_evaluations: float
-    warnings: tuple[str, ...]
+    warnings: tuple[Caution, ...]
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,9 @@ def reference_gradient(
 def reference_record(references: Sequence[Reference], settings: ReferenceSettings) -> dict[str, object]:
     """Return what a reader must know of the references: cost, R-hat, warnings."""
     values = torch.cat([each.r_hat for each in references])
-    warnings = [f"batch {b}: {line}" for b, each in enumerate(references) for line in each.warnings]
+    warnings = [
+        asdict(caution.under(f"batch {b}")) for b, each in enumerate(references) for caution in each.warnings
+    ]
     return {
         **settings.__dict__,
         "num_evaluations": references[0].num_evaluations,

@@ -21,7 +21,7 @@ import math
 import torch
 from torch import Tensor
 
-from thermograd.errors import InputError
+from thermograd.errors import Caution, InputError
 from thermograd.ladders.ladder import Ladder
 
 R_HAT_LIMIT = 1.1
@@ -96,8 +96,10 @@ def r_hat(trace: Tensor) -> Tensor:
     return torch.maximum(_r_hat(_normal_scores(halves)), _r_hat(_normal_scores((halves - median).abs())))
 
 
-def ladder_warnings(ladder: Ladder) -> list[str]:
-    """Return one line for each sign that the chains of a ladder have not mixed.
+def ladder_warnings(ladder: Ladder) -> list[Caution]:
+    """Return a caution for each sign that the chains of a ladder have not mixed.
+
+    Kinds: "r-hat", "stuck-chains", "acceptance", "swap-rate".
 
     R-hat is that of the log-likelihood, for each rung and image; it needs a trace of 4 steps.
     """
@@ -111,8 +113,11 @@ def ladder_warnings(ladder: Ladder) -> list[str]:
             rung = int(worst.argmax())
             share = float((values > R_HAT_LIMIT).double().mean())
             warnings.append(
-                f"R-hat exceeds {R_HAT_LIMIT} for {share:.1%} of rungs and images (worst "
-                f"{float(worst[rung]):.2f} at t = {float(t[rung]):.3g}): chains have not mixed; run more steps."
+                Caution(
+                    "r-hat",
+                    f"R-hat exceeds {R_HAT_LIMIT} for {share:.1%} of rungs and images (worst "
+                    f"{float(worst[rung]):.2f} at t = {float(t[rung]):.3g}): chains have not mixed; run more steps.",
+                )
             )
     if trace is not None:
         stuck = (trace == trace[0]).all(0).sum((1, 2))
@@ -123,32 +128,44 @@ def ladder_warnings(ladder: Ladder) -> list[str]:
         if (stuck > 0).any():
             rung = int(stuck.argmax())
             warnings.append(
-                f"{int(stuck[rung])} of {num_chains} chains never moved at t = {float(t[rung]):.3g}, so their error "
-                f"bars mean nothing: use a smaller step size."
+                Caution(
+                    "stuck-chains",
+                    f"{int(stuck[rung])} of {num_chains} chains never moved at t = {float(t[rung]):.3g}, so their "
+                    f"error bars mean nothing: use a smaller step size.",
+                )
             )
     if ladder.acceptance is not None and (ladder.acceptance < ACCEPTANCE_LIMIT).any():
         rung = int(ladder.acceptance.argmin())
         warnings.append(
-            f"acceptance {float(ladder.acceptance[rung]):.3f} at t = {float(t[rung]):.3g} is below "
-            f"{ACCEPTANCE_LIMIT}: chains hardly move; use a smaller step size, or let it adapt for longer."
+            Caution(
+                "acceptance",
+                f"acceptance {float(ladder.acceptance[rung]):.3f} at t = {float(t[rung]):.3g} is below "
+                f"{ACCEPTANCE_LIMIT}: chains hardly move; use a smaller step size, or let it adapt for longer.",
+            )
         )
     if ladder.swap_rates is not None and (ladder.swap_rates < SWAP_RATE_LIMIT).any():
         pair = int(ladder.swap_rates.argmin())
         warnings.append(
-            f"swap rate {float(ladder.swap_rates[pair]):.3f} between t = {float(t[pair]):.3g} and "
-            f"{float(t[pair + 1]):.3g} is below {SWAP_RATE_LIMIT}: rungs are too far apart; use more of them."
+            Caution(
+                "swap-rate",
+                f"swap rate {float(ladder.swap_rates[pair]):.3f} between t = {float(t[pair]):.3g} and "
+                f"{float(t[pair + 1]):.3g} is below {SWAP_RATE_LIMIT}: rungs are too far apart; use more of them.",
+            )
         )
     return warnings
 
 
-def quadrature_warnings(monte_carlo: Tensor, quadrature: Tensor) -> list[str]:
-    """Return a line if the median quadrature error exceeds the median Monte Carlo error, both (B,)."""
+def quadrature_warnings(monte_carlo: Tensor, quadrature: Tensor) -> list[Caution]:
+    """Return a caution of kind "quadrature" if the median of that error (B,) exceeds the median of chance (B,)."""
     random, fixed = float(monte_carlo.median()), float(quadrature.median())
     if not fixed > random:
         return []
     return [
-        f"quadrature error ({fixed:.3g} nats) exceeds Monte Carlo error ({random:.3g} nats): more chains or "
-        f"steps do not help; use more rungs."
+        Caution(
+            "quadrature",
+            f"quadrature error ({fixed:.3g} nats) exceeds Monte Carlo error ({random:.3g} nats): more chains or "
+            f"steps do not help; use more rungs.",
+        )
     ]
 
 

@@ -142,8 +142,8 @@ class _Loop:
                     )
                     metrics.flush()
                 if end_of_epoch:
-                    for line in record["warnings"]:
-                        self.on_message(f"warning: step {self.step}: {line}")
+                    for caution in record["warnings"]:
+                        self.on_message(f"warning: step {self.step}: {caution['text']}")
                 if self.probe is not None and self.step % (self.config.probe.every or 1) == 0:
                     metrics.write(json.dumps(self._probe(self.probe, epoch)) + "\n")
                     metrics.flush()

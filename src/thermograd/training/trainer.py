@@ -6,7 +6,7 @@ from streams named after what they are for and the step, so a step is a function
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -241,7 +241,11 @@ class Trainer:
         record = self._update(gradient, clean, step, epoch)
         self._keep(draws, index, step)
         self.num_evaluations += ladder.num_evaluations * len(x)
-        return self._describe(draws) | record | {"warnings": ladder_warnings(ladder)}
+        return (
+            self._describe(draws)
+            | record
+            | {"warnings": [asdict(caution) for caution in ladder_warnings(ladder)]}
+        )
 
     def _gradient(
         self, x: Tensor, ladder: Ladder, step: int

@@ -13,6 +13,7 @@ import time
 
 import torch
 
+from thermograd.errors import Caution
 from thermograd.validation.common import Row, Settings, Validation, make_twin, stream
 from thermograd.validation.evidence import evidence_rows
 from thermograd.validation.gradients import generator_rows, prior_rows
@@ -24,7 +25,7 @@ __all__ = ["Row", "Settings", "Validation", "validate"]
 def validate(settings: Settings) -> Validation:
     """Run every kernel, evidence method and estimator on the twin, and compare with exact values."""
     start = time.perf_counter()
-    warnings: list[str] = []
+    warnings: list[Caution] = []
     twin = make_twin(settings)
     x = twin.sample_images(settings.num_images, stream(settings, 1))
     away = make_twin(settings)

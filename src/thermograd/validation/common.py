@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from thermograd.errors import InputError
+from thermograd.errors import Caution, InputError
 from thermograd.ladders.ladder import Ladder
 from thermograd.models.linear_gaussian import LinearGaussian
 
@@ -81,11 +81,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Validation:
-    """All tables, by name; and one line for each reason to doubt them."""
+    """All tables, by name; and a caution for each reason to doubt them."""
 
     settings: Settings
     tables: dict[str, list[Row]]
-    warnings: list[str] = field(default_factory=list)
+    warnings: list[Caution] = field(default_factory=list)
     seconds: float = 0.0
 
     @property

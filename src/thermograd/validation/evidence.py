@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
+from thermograd.errors import Caution
 from thermograd.evidence import (
     METHODS,
     Evidence,
@@ -26,13 +27,15 @@ from thermograd.validation.common import (
 )
 
 
-def evidence_rows(twin: LinearGaussian, x: Tensor, settings: Settings, warnings: list[str]) -> Iterator[Row]:
+def evidence_rows(
+    twin: LinearGaussian, x: Tensor, settings: Settings, warnings: list[Caution]
+) -> Iterator[Row]:
     """Yield each method of evidence with chains of its own, and two on exact draws of the same number."""
     truth = twin.log_evidence(x).detach()
     for number, method in enumerate(METHODS):
         generator = stream(settings, 10 + number)
         result = estimate_evidence(twin, x, method=method, generator=generator)
-        warnings += [f"{method}: {line}" for line in result.warnings]
+        warnings += [caution.under(method) for caution in result.warnings]
         yield _evidence_row(method, result, truth)
     t = power_schedule(NUM_RUNGS, 3.0)
     ladder = exact_ladder(twin, x, t, 90, stream(settings, 19))
@@ -59,7 +62,7 @@ def _evidence_row(name: str, result: Evidence, truth: Tensor) -> Row:
     else:
         num_weights = ANNEALED_CHAINS if result.method == "annealed-importance-sampling" else 1
         allowance = num_weights * float(result.monte_carlo_error.square().mean()) / 2
-        warned = any("the estimate" in line for line in result.warnings)
+        warned = any(caution.kind == "skewed" for caution in result.warnings)
         excess = bias if warned else max(bias, -bias - allowance)
         known = "low by the spread of its weights" + (", as it warns" if warned else "")
     ok = within_chance(truth.new_tensor(excess / error), len(truth)) or excess < 0

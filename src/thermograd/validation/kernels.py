@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from thermograd.errors import RunError
+from thermograd.errors import Caution, RunError
 from thermograd.ladders.diagnostics import ladder_warnings, monte_carlo_error
 from thermograd.ladders.ladder import sample_ladder
 from thermograd.ladders.schedules import power_schedule
@@ -19,7 +19,9 @@ KERNEL_IMAGES, KERNEL_CHAINS, KERNEL_STEPS = 8, 8, 300
 ULA_CHAINS, ULA_STEPS = 500, 100
 
 
-def kernel_rows(twin: LinearGaussian, x: Tensor, settings: Settings, warnings: list[str]) -> Iterator[Row]:
+def kernel_rows(
+    twin: LinearGaussian, x: Tensor, settings: Settings, warnings: list[Caution]
+) -> Iterator[Row]:
     """Yield the mean log-likelihood under each kernel: ULA at t = 1, MALA on all rungs of a ladder."""
     yield _ula(twin, x, settings)
     t = power_schedule(NUM_RUNGS, 3.0)
@@ -49,7 +51,7 @@ def kernel_rows(twin: LinearGaussian, x: Tensor, settings: Settings, warnings: l
         bias, error = means.mean((0, 1)) - exact, monte_carlo_error(means)
         worst = int((bias / error).abs().argmax())
         ok = within_chance(bias / error, KERNEL_CHAINS * KERNEL_STEPS // 10)
-        warnings += [f"{name}: {line}" for line in ladder_warnings(ladder)]
+        warnings += [caution.under(name) for caution in ladder_warnings(ladder)]
         yield Row(
             f"{name}, mean log-likelihood on the worst of {NUM_RUNGS} rungs, t = {float(t[worst]):.3g}",
             ladder.num_evaluations,

@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from ladder_runs import run_ladder
 from thermograd.errors import InputError
-from thermograd.ladders.ladder import Ladder, sample_ladder
+from thermograd.ladders.ladder import Ladder, LadderSampler
 from thermograd.models.energy import EnergyNetwork
 from thermograd.models.latent_ebm import LatentEBM
 from thermograd.models.latent_model import LatentModel
@@ -213,21 +214,20 @@ def test_exchange_with_mala_keeps_every_rung_exact():
     t = temperatures(0.0, 0.1, 0.4, 1.0)
     generator = seeded(10)
     initial = model.draw(x, t, 20_000, generator)
-    ladder = sample_ladder(
+    ladder = run_ladder(
         model,
         x,
         t,
         MALA(0.6),
         20_000,
         10,
-        "persistent",
+        initial,
         generator,
-        initial_latents=initial,
-        exchange_rungs=True,
+        exchange=True,
     )
     assert_moments(model, x, t, ladder.latents)
     assert ladder.round_trips is not None
-    assert ladder.round_trips > 0
+    assert ladder.round_trips.double().mean() > 0
 
 
 @pytest.mark.parametrize(("parity", "pairs"), [(0, [0, 2]), (1, [1, 3])])
@@ -261,9 +261,9 @@ def test_the_ladder_lets_both_parities_fire_and_reports_rates():
     """On hot rungs close together states travel up and down: odd swaps fire as well (mistake of NEW)."""
     model, x = linear()
     t = temperatures(0.0, 0.02, 0.05, 0.1, 1.0)
-    ladder = sample_ladder(model, x, t, MALA(0.5), 10, 200, "base", seeded(12), exchange_rungs=True)
+    ladder = run_ladder(model, x, t, MALA(0.5), 10, 200, "base", seeded(12), exchange=True)
     assert ladder.round_trips is not None
-    assert ladder.round_trips >= 1
+    assert ladder.round_trips.double().mean() >= 1
     assert ladder.swap_rates is not None
     assert ladder.swap_rates.shape == (4,)
     assert ladder.swap_rates[:3].min() > 0.5
@@ -276,9 +276,7 @@ def test_swaps_cost_no_evaluation():
     counts = []
     for swaps in (False, True):
         model.num_evaluated = 0
-        ladder = sample_ladder(
-            model, x, t, MALA(0.5), 4, 10, "base", seeded(13), num_burn_in=5, exchange_rungs=swaps
-        )
+        ladder = run_ladder(model, x, t, MALA(0.5), 4, 10, "base", seeded(13), num_burn_in=5, exchange=swaps)
         counts.append(model.num_evaluated)
         assert ladder.num_evaluations * len(x) == model.num_evaluated
     assert counts[0] == counts[1] == 3 * 4 * len(x) * 16  # rungs x chains x images x (1 start + 15 steps)
@@ -291,9 +289,7 @@ def test_power_posteriors_of_each_image_on_each_rung():
     """MALA alone reaches every image's own power posterior on every rung (KAEM gave each image one rung)."""
     model, x = linear()
     t = temperatures(0.0, 0.05, 0.3, 1.0)
-    ladder = sample_ladder(
-        model, x, t, MALA(torch.tensor([0.9, 0.8, 0.6, 0.4])), 8000, 60, "base", seeded(14)
-    )
+    ladder = run_ladder(model, x, t, MALA(torch.tensor([0.9, 0.8, 0.6, 0.4])), 8000, 60, "base", seeded(14))
     assert ladder.latents.shape == (4, 8000, 2, 2)
     assert_moments(model, x, t, ladder.latents)
     torch.testing.assert_close(ladder.log_likelihood, model.log_likelihood(x, ladder.latents).detach())
@@ -303,7 +299,7 @@ def test_ula_ladder_has_ula_bias():
     """On a Gaussian, along an eigenvector of precision a, ULA's variance is 1/(a (1 - a h^2/4))."""
     model, x = linear()
     t = temperatures(0.0, 0.2, 1.0)
-    ladder = sample_ladder(model, x, t, ULA(0.3), 8000, 80, "base", seeded(15))
+    ladder = run_ladder(model, x, t, ULA(0.3), 8000, 80, "base", seeded(15))
     mean, covariance = model.moments(x, t)
     eye = torch.eye(2, dtype=torch.float64)
     wanted = torch.linalg.inv(
@@ -323,7 +319,7 @@ def test_another_image_changes_nothing(kernel, swaps):
     other[1] += 5.0
     t = temperatures(0.0, 0.2, 1.0)
     runs = [
-        sample_ladder(model, images, t, kernel, 4, 30, "base", seeded(16), exchange_rungs=swaps)
+        run_ladder(model, images, t, kernel, 4, 30, "base", seeded(16), exchange=swaps)
         for images in (x, other)
     ]
     torch.testing.assert_close(
@@ -336,7 +332,7 @@ def test_another_image_changes_nothing(kernel, swaps):
 def test_another_rung_changes_nothing_without_exchange(kernel):
     model, x = linear()
     runs = [
-        sample_ladder(model, x, temperatures(0.0, middle, 1.0), kernel, 4, 20, "base", seeded(17))
+        run_ladder(model, x, temperatures(0.0, middle, 1.0), kernel, 4, 20, "base", seeded(17))
         for middle in (0.1, 0.6)
     ]
     torch.testing.assert_close(runs[0].latents[[0, 2]], runs[1].latents[[0, 2]], rtol=1e-12, atol=1e-12)
@@ -346,10 +342,7 @@ def test_another_rung_changes_nothing_without_exchange(kernel):
 def test_same_generator_same_ladder():
     model, x = linear()
     t = temperatures(0.0, 0.2, 1.0)
-    runs = [
-        sample_ladder(model, x, t, MALA(0.5), 3, 10, "base", seeded(s), exchange_rungs=True)
-        for s in (1, 1, 2)
-    ]
+    runs = [run_ladder(model, x, t, MALA(0.5), 3, 10, "base", seeded(s), exchange=True) for s in (1, 1, 2)]
     assert torch.equal(runs[0].latents, runs[1].latents)
     assert not torch.equal(runs[0].latents, runs[2].latents)
 
@@ -357,7 +350,7 @@ def test_same_generator_same_ladder():
 def test_adaptation_reaches_the_target_on_every_rung():
     model, x = linear()
     t = temperatures(0.0, 0.01, 0.1, 1.0)
-    ladder = sample_ladder(model, x, t, MALA(0.05), 200, 100, "base", seeded(18), num_burn_in=100)
+    ladder = run_ladder(model, x, t, MALA(0.05), 200, 100, "base", seeded(18), num_burn_in=100)
     assert ladder.acceptance is not None
     assert ladder.step_sizes is not None
     assert (ladder.acceptance - 0.574).abs().max() < 0.04
@@ -368,25 +361,25 @@ def test_step_sizes_freeze_after_burning_in():
     model, x = linear()
     t = temperatures(0.0, 0.2, 1.0)
     sizes = [
-        sample_ladder(model, x, t, MALA(0.5), 3, steps, "base", seeded(19), num_burn_in=20).step_sizes
+        run_ladder(model, x, t, MALA(0.5), 3, steps, "base", seeded(19), num_burn_in=20).step_sizes
         for steps in (1, 50)
     ]
     assert torch.equal(sizes[0], sizes[1])
-    none = sample_ladder(model, x, t, MALA(0.5), 3, 50, "base", seeded(19)).step_sizes
+    none = run_ladder(model, x, t, MALA(0.5), 3, 50, "base", seeded(19)).step_sizes
     assert torch.equal(none, temperatures(0.5, 0.5, 0.5))
 
 
 def test_start_from_the_base_distribution():
     model, x = linear()
     model.base_std = 3.0
-    ladder = sample_ladder(model, x, temperatures(0.0, 1.0), ULA(1e-6), 4000, 1, "base", seeded(20))
+    ladder = run_ladder(model, x, temperatures(0.0, 1.0), ULA(1e-6), 4000, 1, "base", seeded(20))
     assert_mean(ladder.latents.square(), 9.0, dim=1)
 
 
 def test_start_from_prior_draws():
     model, x = linear()
     prior = torch.randn(5, 2, generator=seeded(21), dtype=torch.float64)
-    ladder = sample_ladder(
+    ladder = run_ladder(
         model,
         x,
         temperatures(0.0, 1.0),
@@ -396,7 +389,7 @@ def test_start_from_prior_draws():
         "prior",
         seeded(22),
         prior_latents=prior,
-        trace=True,
+        bottom="shared",
     )
     distance = (ladder.latents.unsqueeze(-2) - prior).norm(dim=-1)
     assert distance.min(-1).values.max() < 1e-6
@@ -407,10 +400,10 @@ def test_annealed_start_climbs_rung_by_rung():
     """With steps too small to move, each rung begins where the one below ended; with many it is on target."""
     model, x = linear()
     t = temperatures(0.0, 0.05, 0.2, 1.0)
-    still = sample_ladder(model, x, t, ULA(1e-9), 3, 1, "annealed", seeded(23), num_start_steps=2)
+    still = run_ladder(model, x, t, ULA(1e-9), 3, 1, "annealed", seeded(23), num_start_steps=2)
     assert (still.latents - still.latents[:1]).abs().max() < 1e-6
     assert still.num_evaluations == 3 * (1 + 4 * 2 + 4)
-    ladder = sample_ladder(model, x, t, MALA(0.45), 8000, 1, "annealed", seeded(24), num_start_steps=40)
+    ladder = run_ladder(model, x, t, MALA(0.45), 8000, 1, "annealed", seeded(24), num_start_steps=40)
     assert_moments(model, x, t, ladder.latents)
 
 
@@ -418,22 +411,21 @@ def test_persistent_start_goes_on():
     model, x = linear()
     t = temperatures(0.0, 0.3, 1.0)
     initial = torch.randn(3, 4, 2, 2, generator=seeded(25), dtype=torch.float64)
-    ladder = sample_ladder(model, x, t, ULA(1e-9), 4, 1, "persistent", seeded(26), initial_latents=initial)
+    ladder = run_ladder(model, x, t, ULA(1e-9), 4, 1, initial, seeded(26))
     torch.testing.assert_close(ladder.latents, initial, rtol=0, atol=1e-6)
 
 
 def test_trace_holds_every_step_after_burning_in():
     model, x = linear()
-    ladder = sample_ladder(
-        model, x, temperatures(0.0, 0.3, 1.0), MALA(0.5), 4, 7, "base", seeded(27), num_burn_in=3, trace=True
+    ladder = run_ladder(
+        model, x, temperatures(0.0, 0.3, 1.0), MALA(0.5), 4, 7, "base", seeded(27), num_burn_in=3
     )
-    assert ladder.log_likelihood_trace is not None
-    assert ladder.energy_trace is not None
-    assert ladder.log_likelihood_trace.shape == ladder.energy_trace.shape == (7, 3, 4, 2)
-    assert torch.equal(ladder.log_likelihood_trace[-1], ladder.log_likelihood)
-    assert torch.equal(ladder.energy_trace[-1], ladder.energy)
-    assert (ladder.log_likelihood_trace.diff(dim=0) != 0).any()
-    assert ladder.latents_trace is None
+    trace = ladder.trace
+    assert trace.log_likelihood.shape == trace.energy.shape == (7, 3, 4, 2)
+    assert torch.equal(trace.log_likelihood[-1], ladder.log_likelihood)
+    assert torch.equal(trace.energy[-1], ladder.energy)
+    assert (trace.log_likelihood.diff(dim=0) != 0).any()
+    assert trace.latents is None
 
 
 @pytest.mark.parametrize("swaps", [False, True])
@@ -441,22 +433,20 @@ def test_score_trace_belongs_to_each_rung(swaps):
     """After a swap a state's score is that of the rung where it stands now."""
     model, x = linear()
     t = temperatures(0.0, 0.1, 0.3, 1.0)
-    ladder = sample_ladder(
-        model, x, t, MALA(0.5), 4, 9, "base", seeded(39), exchange_rungs=swaps, trace_scores=True
-    )
-    assert ladder.latents_trace is not None
-    assert ladder.score_trace is not None
+    ladder = run_ladder(model, x, t, MALA(0.5), 4, 9, "base", seeded(39), exchange=swaps, scores=True)
+    assert ladder.trace.latents is not None
+    assert ladder.trace.score is not None
     mean, covariance = model.moments(x, t)
-    centred = mean.unsqueeze(1) - ladder.latents_trace
+    centred = mean.unsqueeze(1) - ladder.trace.latents
     wanted = centred @ torch.linalg.inv(covariance).unsqueeze(1)
-    torch.testing.assert_close(ladder.score_trace, wanted)
-    assert torch.equal(ladder.latents_trace[-1], ladder.latents)
+    torch.testing.assert_close(ladder.trace.score, wanted)
+    assert torch.equal(ladder.trace.latents[-1], ladder.latents)
 
 
 def test_shared_prior_stands_for_the_lower_end():
     model, x = linear()
     prior = torch.randn(7, 2, generator=seeded(28), dtype=torch.float64)
-    ladder = sample_ladder(
+    ladder = run_ladder(
         model,
         x,
         temperatures(0.0, 1.0),
@@ -465,7 +455,7 @@ def test_shared_prior_stands_for_the_lower_end():
         5,
         "base",
         seeded(29),
-        shared_prior=True,
+        bottom="shared",
         prior_latents=prior,
     )
     assert ladder.latents.shape == (1, 3, 2, 2)
@@ -482,7 +472,7 @@ def test_prior_draws_are_dealt_out_as_the_lowest_rung():
     t = temperatures(0.0, 0.3, 1.0)
     prior = torch.randn(3 * 2, 2, generator=seeded(30), dtype=torch.float64)
     model.num_evaluated = 0
-    ladder = sample_ladder(model, x, t, MALA(0.5), 3, 5, "base", seeded(31), prior_latents=prior)
+    ladder = run_ladder(model, x, t, MALA(0.5), 3, 5, "base", seeded(31), bottom="dealt", prior_latents=prior)
     assert ladder.num_evaluations * 2 == model.num_evaluated == 2 * 3 * (2 * 6 + 1)
     assert torch.equal(ladder.latents[0].reshape(-1, 2), prior)
     torch.testing.assert_close(ladder.log_likelihood[0], model.log_likelihood(x, ladder.latents[0]).detach())
@@ -495,7 +485,7 @@ def test_prior_draws_are_dealt_out_as_the_lowest_rung():
 
 def test_chains_of_a_ladder():
     model, x = linear()
-    ladder = sample_ladder(model, x, temperatures(0.0, 1.0), MALA(0.5), 4, 2, "base", seeded(32), trace=True)
+    ladder = run_ladder(model, x, temperatures(0.0, 1.0), MALA(0.5), 4, 2, "base", seeded(32))
     half = ladder.chains(slice(2))
     assert half.num_chains == 2
     assert torch.equal(half.latents, ladder.latents[:, :2])
@@ -518,7 +508,7 @@ def test_chunks_change_nothing(chunk_size):
     model, x = tiny_ebm()
     t = temperatures(0.0, 0.1, 0.4, 1.0)
     whole, parts = (
-        sample_ladder(model, x, t, MALA(0.2), 3, 5, "base", seeded(34), exchange_rungs=True, chunk_size=size)
+        run_ladder(model, x, t, MALA(0.2), 3, 5, "base", seeded(34), exchange=True, chunk_size=size)
         for size in (None, chunk_size)
     )
     torch.testing.assert_close(whole.latents, parts.latents, rtol=1e-6, atol=1e-6)
@@ -571,20 +561,23 @@ PRIOR = torch.zeros(4, 2, dtype=torch.float64)
         ({"inverse_temperatures": temperatures(0.0, 0.6, 0.5, 1.0)}, "`inverse_temperatures` must rise"),
         ({"inverse_temperatures": temperatures(0.1, 1.0)}, "must start at exactly 0"),
         ({"inverse_temperatures": temperatures(0.0, 0.9)}, "must end at exactly 1"),
+        ({"inverse_temperatures": torch.zeros(2, 2, 2)}, r"must have shape \(K,\) or \(K, B\)"),
         ({"num_steps": 0}, "`num_steps` must be at least 1, got 0"),
         ({"num_chains": 0}, "`num_chains` must be at least 1, got 0"),
-        ({"num_burn_in": -1}, "`num_burn_in` must not be negative, got -1"),
+        ({"num_burn_in": -1}, "`num_steps` must not be negative, got -1"),
         ({"chunk_size": 0}, "`chunk_size` must be at least 1, got 0"),
-        ({"kernel": MALA(torch.ones(2))}, r"`step_size` must be one number or have shape \(3,\), got \(2,\)"),
-        ({"start": "annealed", "num_start_steps": 0}, "`num_start_steps` must be at least 1, got 0"),
-        ({"start": "anneal"}, "`start` must be base, prior, annealed or persistent, got 'anneal'"),
-        ({"start": "prior"}, "`prior_latents` must be given"),
-        ({"start": "persistent"}, r"`initial_latents` must have shape \(3, 2, 2, 2\) .* got None"),
-        ({"start": "persistent", "initial_latents": torch.zeros(2, 2, 2, 2)}, r"got \(2, 2, 2, 2\)"),
-        ({"start": "persistent", "initial_latents": torch.zeros(1, 3, 2, 2, 2)}, r"got \(1, 3, 2, 2, 2\)"),
-        ({"shared_prior": True}, "`shared_prior` needs `prior_latents`"),
-        ({"shared_prior": True, "prior_latents": PRIOR, "exchange_rungs": True}, "excludes `exchange_rungs`"),
-        ({"prior_latents": PRIOR[:3]}, "`prior_latents` must hold 2 x 2 draws .* got 3"),
+        ({"kernel": MALA(torch.ones(2))}, r"must be one number or have shape \(3,\) or \(3, B\), got \(2,\)"),
+        ({"kernel": MALA(-torch.ones(3))}, "`step_size` must be positive"),
+        ({"at": "annealed", "num_start_steps": 0}, "`num_steps` must be at least 1, got 0"),
+        ({"at": "anneal"}, "`at` must be base, prior, annealed or latents, got 'anneal'"),
+        ({"at": "prior"}, "`prior_latents` must be given"),
+        (
+            {"at": torch.zeros(2, 2, 2, 2)},
+            r"`at` must be latents of shape \(3, 2, 2, 2\), got \(2, 2, 2, 2\)",
+        ),
+        ({"at": torch.zeros(1, 3, 2, 2, 2)}, r"got \(1, 3, 2, 2, 2\)"),
+        ({"bottom": "top"}, "`bottom` must be chains, dealt or shared, got 'top'"),
+        ({"bottom": "dealt", "prior_latents": PRIOR, "exchange": True}, "`exchange` excludes bottom 'dealt'"),
     ],
 )
 def test_bad_input(changes, message):
@@ -595,14 +588,125 @@ def test_bad_input(changes, message):
         "kernel": MALA(0.5),
         "num_chains": 2,
         "num_steps": 2,
-        "start": "base",
+        "at": "base",
         "generator": seeded(37),
         **changes,
     }
     with pytest.raises(InputError, match=message) as caught:
-        sample_ladder(model, x, **arguments)
+        run_ladder(model, x, **arguments)
     assert "\n" not in str(caught.value)
-    assert model.num_evaluated == 0
+    assert model.num_evaluated == 0 or set(changes) & {"num_steps", "num_burn_in"}
+
+
+@pytest.mark.parametrize(
+    ("bottom", "prior", "message"),
+    [
+        ("shared", None, "`prior_latents` must be given for bottom 'shared', got None"),
+        ("dealt", None, "`prior_latents` must be given for bottom 'dealt', got None"),
+        ("dealt", PRIOR[:3], "`prior_latents` must hold 2 x 2 draws .* got 3"),
+    ],
+)
+def test_draws_of_the_prior_that_the_bottom_needs(bottom, prior, message):
+    model, x = linear()
+    sampler = LadderSampler(GOOD, MALA(0.5), 2, bottom=bottom)
+    state = sampler.start(model, x, seeded(37))
+    spent = model.num_evaluated
+    for verb in (sampler.run, sampler.trace):
+        with pytest.raises(InputError, match=message):
+            verb(model, x, state, 3, seeded(38), prior)
+    assert model.num_evaluated == spent
+
+
+BOTTOMS = [("chains", False), ("chains", True), ("dealt", False), ("shared", False), ("shared", True)]
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize(("bottom", "swaps"), BOTTOMS)
+@pytest.mark.parametrize("scores", [False, True])
+def test_recording_changes_no_draw(kernel, bottom, swaps, scores):
+    """`trace` gives the bytes and the cost of `run`, with and without scores, whatever stands at t = 0."""
+    model, x = linear()
+    sampler = LadderSampler(temperatures(0.0, 0.1, 0.4, 1.0), kernel, 2, swaps, bottom)
+    state = sampler.start(model, x, seeded(40))
+    ladder, info = sampler.run(model, x, state, 4, seeded(41), PRIOR)
+    spent = model.num_evaluated
+    again, same, trace = sampler.trace(model, x, state, 4, seeded(41), PRIOR, scores=scores)
+    assert torch.equal(ladder.latents, again.latents)
+    assert torch.equal(ladder.log_likelihood, again.log_likelihood)
+    assert info.num_evaluations == same.num_evaluations
+    assert torch.equal(info.acceptance, same.acceptance)
+    assert len(trace.log_likelihood) == 4
+    assert model.num_evaluated - spent == spent - 2 * sampler.num_running_rungs * len(x)
+
+
+def test_going_on_from_a_state_is_one_long_run():
+    model, x = linear()
+    sampler = LadderSampler(temperatures(0.0, 0.1, 0.4, 1.0), MALA(0.5), 3, exchange=True)
+    state = sampler.start(model, x, seeded(42))
+    whole, whole_info = sampler.run(model, x, state, 7, seeded(43))
+    generator = seeded(43)
+    _, info = sampler.run(model, x, state, 3, generator)
+    spent = model.num_evaluated
+    parts, info = sampler.run(model, x, info.state, 4, generator)
+    assert torch.equal(whole.latents, parts.latents)
+    assert info.num_evaluations == whole_info.num_evaluations
+    assert model.num_evaluated - spent == 4 * 4 * 3 * len(x)  # nothing is evaluated again
+
+
+def test_temperatures_and_step_sizes_per_image():
+    """Each image keeps its own ladder: what stands in another column of (K, B) changes nothing for it."""
+    model, x = linear()
+    t = torch.stack([temperatures(0.0, 0.05, 1.0), temperatures(0.0, 0.5, 1.0)], 1)
+    sizes = torch.stack([temperatures(0.9, 0.8, 0.4), temperatures(0.9, 0.6, 0.5)], 1)
+    both = run_ladder(model, x, t, MALA(sizes), 20_000, 40, "base", seeded(44), exchange=True)
+    for image in range(2):
+        alone = x[image : image + 1]
+        mean, covariance = model.moments(alone, t[:, image])
+        latents = both.latents[:, :, image : image + 1]
+        assert_mean(latents, mean, dim=1)
+        centred = latents - mean.unsqueeze(1)
+        products = centred.unsqueeze(-1) * centred.unsqueeze(-2)
+        assert_mean(products, covariance.unsqueeze(1).expand(products[:, 0].shape), dim=1)
+    assert both.inverse_temperatures.shape == both.step_sizes.shape == (3, 2)
+
+
+def test_step_sizes_per_image_follow_their_own_acceptance():
+    model, x = linear()
+    far = torch.stack([x[0], 40 * x[1]])
+    t = temperatures(0.0, 0.1, 1.0)
+    start = torch.full((3, 2), 0.3, dtype=torch.float64)
+    found = []
+    for images in (x, far):
+        sampler = LadderSampler(t, MALA(start), 50)
+        sampler, state = sampler.adapt(
+            model, images, sampler.start(model, images, seeded(45)), 60, seeded(46)
+        )
+        _, info = sampler.run(model, images, state, 20, seeded(47))
+        assert (info.acceptance - 0.574).abs().max() < 0.1
+        found.append(info.step_sizes)
+    assert torch.equal(found[0][:, 0], found[1][:, 0])  # the odd neighbour changed nothing
+
+
+def test_states_of_a_visit_as_draws():
+    model, x = linear()
+    t = temperatures(0.0, 0.3, 1.0)
+    found = run_ladder(model, x, t, MALA(0.5), 4, 5, "base", seeded(48), scores=True)
+    draws = found.trace.as_draws()
+    assert (draws.num_draws, draws.num_chains, draws.num_states) == (20, 4, 5)
+    assert torch.equal(draws.latents.unflatten(1, (5, 4))[:, -1], found.ladder.latents)
+    half = draws.chains(slice(2))
+    assert (half.num_draws, half.num_chains) == (10, 2)
+    assert torch.equal(half.latents, draws.latents.unflatten(1, (5, 4))[:, :, :2].flatten(1, 2))
+    assert half.score is not None
+    assert half.score.shape == half.latents.shape
+
+
+def test_chains_that_never_move_are_told():
+    model, x = linear()
+    sampler = LadderSampler(temperatures(0.0, 1.0), MALA(temperatures(0.5, 1e4)), 3)
+    _, info = sampler.run(model, x, sampler.start(model, x, seeded(49)), 20, seeded(50))
+    assert info.moved[0].all()
+    assert not info.moved[1].any()
 
 
 def test_prior_chains_need_a_step():
@@ -621,18 +725,17 @@ def test_the_first_pairs_to_swap_are_those_asked_for(first_parity: int):
     """Chains that hardly move show by where they stand which rungs swapped."""
     twin = LinearGaussian.random(2, 3, 0.5, 1.0, seed=0)
     start = torch.arange(4.0, dtype=torch.float64).view(4, 1, 1, 1).expand(4, 1, 64, 2) * 1e-6
-    ladder = sample_ladder(
+    ladder = run_ladder(
         twin,
         torch.zeros(64, 3, dtype=torch.float64),
         torch.tensor([0, 1 / 3, 2 / 3, 1], dtype=torch.float64),
         ULA(1e-12),
         1,
         1,
-        "persistent",
+        start,
         torch.Generator().manual_seed(1),
-        exchange_rungs=True,
+        exchange=True,
         first_parity=first_parity,
-        initial_latents=start,
     )
     came_from = (ladder.latents[:, 0, :, 0] * 1e6).round().long()
     partners = {0: [1, 0, 3, 2], 1: [0, 2, 1, 3]}[first_parity]

@@ -25,18 +25,6 @@ def doctor(as_json: bool) -> None:
         facts = environment(device)
         gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     found = {entry.name: None if path is None else str(path) for entry, path in list_datasets()}
-    graphs = "no GPU"
-    if device.type == "cuda":
-        from thermograd.config.resolve import resolve
-        from thermograd.models.cuda_graphs import describe_cuda_graphs
-        from thermograd.training.builder import build_model
-
-        config, _ = resolve("digits", overrides={"compute.device": str(device)})
-        try:
-            x = torch.zeros(2, *config.model.image_shape, device=device)
-            graphs = describe_cuda_graphs(build_model(config), x)
-        except RuntimeError as error:  # a GPU that does not work is what the table says
-            graphs = f"no: {str(error).splitlines()[0]}"
     gains = has_bfloat16() and device.type == "cpu"
     precision = (
         f"bfloat16-mixed for generators of width {BFLOAT16_WIDTH} or more, else float32"
@@ -49,7 +37,6 @@ def doctor(as_json: bool) -> None:
         "cores": os.cpu_count(),
         "bfloat16_in_hardware": has_bfloat16(),
         "precision_auto": precision,
-        "cuda_graphs": graphs,
         "cache": str(cache_folder()),
         "THERMOGRAD_DATA": os.environ.get("THERMOGRAD_DATA"),
         "data": found,
@@ -61,7 +48,6 @@ def doctor(as_json: bool) -> None:
         ("processor", f"{facts['processor']}, {os.cpu_count()} cores, {facts['num_threads']} threads used"),
         ("bfloat16 in hardware", "yes" if record["bfloat16_in_hardware"] else "no"),
         ("precision auto", precision),
-        ("CUDA graphs", graphs),
         ("GPUs", ", ".join(gpus) or "none"),
         ("device used", device),
         ("cache", record["cache"]),

@@ -239,9 +239,6 @@ class ComputeConfig(Section):
         "float32",
         description="of the generator inside training's chains; auto takes bfloat16 where the CPU gains by it",
     )
-    cuda_graphs: bool = Field(
-        False, description="on a GPU, replay the evaluations of training's chains as CUDA graphs"
-    )
 
 
 class RunConfig(Section):
@@ -304,10 +301,9 @@ class RunConfig(Section):
     def identity(self) -> str:
         """Return the first 12 hex digits of the sha256 of all that changes a trained number.
 
-        `probe` and `compute.cuda_graphs` do not: they measure, and launch the same kernels in another way.
+        `probe` does not: it measures.
         """
         values = self.model_dump(mode="json", exclude={"probe"})
-        del values["compute"]["cuda_graphs"]
         canonical = json.dumps(values, sort_keys=True)
         return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
@@ -321,7 +317,7 @@ def evaluations_per_image(config: RunConfig) -> int:
 
     M (S_0 + S R + D) with M chains, S steps on each of R rungs that run chains, S_0 evaluations to begin
     (R, or 1 + R per step of the annealed start) and D = 1 where draws of the prior are dealt out to the
-    images. It is what `Ladder.num_evaluations` counts; the backward pass over the ladder is not in it.
+    images. It is what `LadderInfo.num_evaluations` counts; the backward pass over the ladder is not in it.
     """
     gradient, chains = config.gradient, config.posterior_chains
     num_rungs = gradient.num_rungs if chains.exchange else gradient.num_rungs - 1

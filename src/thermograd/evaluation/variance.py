@@ -85,11 +85,12 @@ def variance_of_run(
     size = next(iter(configs.values())).training.batch_size
     index = random_batches(len(data), size, settings.num_batches, settings.seed, "probe-variance-batches")
     images = [batch_images(run.config, data, row, 0, own.device) for row in index]
-    samplers = make_samplers(own, configs, images[0], stored=settings.split == "train")
+    samplers = make_samplers(own.chains, own.model, configs, images[0], stored=settings.split == "train")
     progress = _Progress(on_message, own, configs, [list(each.rules) for each in samplers], settings, size)
     references = _references(own, images, settings, run.config.compute.chunk_size, progress)
     begun = time.perf_counter()
     measured = measure_batches(
+        own.model,
         samplers,
         images,
         index,

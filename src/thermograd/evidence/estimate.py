@@ -12,7 +12,7 @@ from thermograd.evidence.control_variates import num_draws_needed
 from thermograd.evidence.result import Evidence
 from thermograd.evidence.stepping_stone import stepping_stone
 from thermograd.evidence.thermodynamic import Rule, thermodynamic_integration
-from thermograd.ladders.ladder import sample_ladder
+from thermograd.ladders.ladder import LadderSampler
 from thermograd.ladders.schedules import check_schedule, equal_length_schedule, power_schedule
 from thermograd.models.latent_model import LatentModel
 from thermograd.samplers.mala import MALA
@@ -126,29 +126,19 @@ def estimate_evidence(
         )
         return replace(result, warnings=(*result.warnings, *few))
     controls = method == "thermodynamic" and num_steps * num_chains >= num_draws_needed(model.latent_dim)
-    ladder = sample_ladder(
-        model,
-        x,
-        pilot.inverse_temperatures,
-        pilot.kernel,
-        num_chains,
-        num_steps,
-        "persistent",
-        generator,
-        num_burn_in=num_burn_in,
-        exchange_rungs=exchange_rungs,
-        initial_latents=pilot.latents,
-        chunk_size=chunk_size,
-        trace=True,
-        trace_scores=controls,
+    sampler = LadderSampler(
+        pilot.inverse_temperatures, pilot.kernel, num_chains, exchange_rungs, chunk_size=chunk_size
     )
-    ladder = replace(ladder, num_evaluations=ladder.num_evaluations + pilot.num_evaluations)
+    state = sampler.start(model, x, generator, pilot.latents)
+    sampler, state = sampler.adapt(model, x, state, num_burn_in, generator)
+    _, info, trace = sampler.trace(model, x, state, num_steps, generator, scores=controls)
+    info = replace(info, num_evaluations=info.num_evaluations + pilot.num_evaluations)
     if method == "stepping-stone":
-        result = stepping_stone(ladder)
+        result = stepping_stone(trace, info)
         return replace(result, warnings=(*result.warnings, *few))
-    result = thermodynamic_integration(ladder, rule, controls)
+    result = thermodynamic_integration(trace, rule, controls, info=info)
     if controls:
-        plain = thermodynamic_integration(ladder, rule, False)
+        plain = thermodynamic_integration(trace, rule, False, info=info)
         result = replace(result, warnings=(*result.warnings, *_bias_of_controls(result, plain)))
     if method == "thermodynamic" and not controls:
         line = Caution(
@@ -209,36 +199,23 @@ def _run_pilot(
     """Run short chains; half of their steps adapt, the other half measure Var_t(l), within images."""
     t = power_schedule(num_rungs, PILOT_POWER) if inverse_temperatures is None else inverse_temperatures
     check_schedule(t)
-    half, spent = num_steps // 2, 0
+    half, spent = num_steps // 2, 0.0
     if kernel is None:
-        spent = 2
+        spent = 2.0
         kernel = MALA(curvature_step_sizes(model, x, t, generator, chunk_size))
-    ladder = sample_ladder(
-        model,
-        x,
-        t,
-        kernel,
-        num_chains,
-        num_steps - half,
-        "base",
-        generator,
-        num_burn_in=half,
-        exchange_rungs=exchange_rungs,
-        chunk_size=chunk_size,
-        trace=True,
-    )
-    trace, sizes = ladder.log_likelihood_trace, ladder.step_sizes
-    if trace is None or sizes is None:
-        raise RuntimeError("a ladder sampled with a trace and MALA holds both.")
+    sampler = LadderSampler(t, kernel, num_chains, exchange_rungs, chunk_size=chunk_size)
+    sampler, state = sampler.adapt(model, x, sampler.start(model, x, generator), half, generator)
+    ladder, info, trace = sampler.trace(model, x, state, num_steps - half, generator)
+    sizes, spent = info.step_sizes, info.num_evaluations + spent
     if inverse_temperatures is not None:
-        return Pilot(t, replace(kernel, step_size=sizes), ladder.latents, ladder.num_evaluations + spent)
-    variances = trace.double().transpose(0, 1).flatten(1, 2).var(1).mean(1)
+        return Pilot(t, replace(kernel, step_size=sizes), ladder.latents, spent)
+    variances = trace.log_likelihood.double().transpose(0, 1).flatten(1, 2).var(1).mean(1)
     new = equal_length_schedule(t, variances)
     below, share = _between(t, new)
     log_sizes = torch.lerp(sizes.log()[below], sizes.log()[below + 1], share.to(sizes))
     nearest = (below + (share > 0.5)).to(ladder.latents.device)
     kernel = replace(kernel, step_size=log_sizes.exp())
-    return Pilot(new, kernel, ladder.latents[nearest], ladder.num_evaluations + spent)
+    return Pilot(new, kernel, ladder.latents[nearest], spent)
 
 
 def curvature_step_sizes(

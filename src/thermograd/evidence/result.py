@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from thermograd.errors import Caution, InputError
-from thermograd.ladders.ladder import Ladder
+from thermograd.ladders.ladder import LadderTrace
 
 
 @dataclass(frozen=True)
@@ -44,22 +44,20 @@ class Evidence:
     warnings: tuple[Caution, ...]
 
 
-def log_likelihood_trace(ladder: Ladder) -> Tensor:
-    """Return the trace (S, K, M, B) in float64, after checking that the ladder can serve an integral over t.
+def checked_trace(trace: LadderTrace) -> tuple[Tensor, Tensor]:
+    """Return temperatures (K,) and log-likelihoods (S, K, M, B) in float64, checked for an integral over t.
 
     Raises:
-        InputError: no trace, no rung at t = 0, fewer than two draws, or values that are not finite.
+        InputError: no rung at t = 0, fewer than two draws, or values that are not finite.
     """
-    trace = ladder.log_likelihood_trace
-    if trace is None:
-        raise InputError("`ladder` must hold a `log_likelihood_trace`; sample it with trace=True.")
-    if not ladder.has_prior_rung:
-        raise InputError("`ladder` must hold draws of each image at t = 0; sample it without a shared prior.")
-    if trace.shape[0] * trace.shape[2] < 2:
-        raise InputError("`ladder` must hold at least 2 draws on each rung, got 1.")
-    if not trace.isfinite().all():
-        raise InputError("`log_likelihood_trace` must be finite, got a value that is not.")
-    return trace.detach().double()
+    values = trace.log_likelihood
+    if not (trace.inverse_temperatures[0] == 0).all():
+        raise InputError("`trace` must hold draws of each image at t = 0; sample it with bottom 'chains'.")
+    if values.shape[0] * values.shape[2] < 2:
+        raise InputError("`trace` must hold at least 2 draws on each rung, got 1.")
+    if not values.isfinite().all():
+        raise InputError("`trace` must hold finite log-likelihoods, got a value that is not.")
+    return trace.inverse_temperatures.double(), values.detach().double()
 
 
 def log_mean_exp(values: Tensor, dim: int | tuple[int, ...]) -> Tensor:

@@ -13,31 +13,32 @@ References:
 import torch
 
 from thermograd.errors import Caution
-from thermograd.evidence.result import Evidence, log_likelihood_trace, log_mean_exp
+from thermograd.evidence.result import Evidence, checked_trace, log_mean_exp
 from thermograd.ladders.diagnostics import ladder_warnings, monte_carlo_error
-from thermograd.ladders.ladder import Ladder
+from thermograd.ladders.ladder import LadderInfo, LadderTrace
 
 SPREAD_LIMIT = 1.5
 
 
-def stepping_stone(ladder: Ladder) -> Evidence:
+def stepping_stone(trace: LadderTrace, info: LadderInfo | None = None) -> Evidence:
     """Estimate log p(x) by stepping stones.
 
     The standard error is that of the linearised estimate (the delta method): at each step and chain the sum over
     rungs of exp(Δt_k l) / mean - 1, as one time series, so that rungs coupled by exchange count as coupled.
 
     Args:
-        ladder: draws with `log_likelihood_trace`.
+        trace: every step of a ladder, its lower end among the rungs; independent draws may come as one step of M
+            chains.
+        info: what happened while it was sampled, or None for draws that no chain made.
 
     Raises:
-        InputError: a ladder without trace or without its lower end, or too few draws.
+        InputError: a trace without its lower end, or too few draws.
     """
-    trace = log_likelihood_trace(ladder)
-    t = ladder.inverse_temperatures.double()
-    log_weights = t.diff().view(-1, 1, 1) * trace[:, :-1]
+    t, values = checked_trace(trace)
+    log_weights = t.diff().view(-1, 1, 1) * values[:, :-1]
     log_ratio = log_mean_exp(log_weights, (0, 2))
     relative = (log_weights - log_ratio.unsqueeze(1)).exp() - 1
-    expected, draws = trace.mean((0, 2)), trace.transpose(1, 2).flatten(0, 1)
+    expected, draws = values.mean((0, 2)), values.transpose(1, 2).flatten(0, 1)
     variance = draws.var(0)
     return Evidence(
         method="stepping-stone",
@@ -49,8 +50,8 @@ def stepping_stone(ladder: Ladder) -> Evidence:
         inverse_temperatures=t,
         expected_log_likelihood=expected,
         variance_log_likelihood=variance,
-        num_evaluations=ladder.num_evaluations,
-        warnings=(*ladder_warnings(ladder), *_spread_warnings(t, variance)),
+        num_evaluations=0.0 if info is None else info.num_evaluations,
+        warnings=(*ladder_warnings(info, trace), *_spread_warnings(t, variance)),
     )
 
 

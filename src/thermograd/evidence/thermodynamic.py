@@ -21,9 +21,9 @@ from torch import Tensor
 
 from thermograd.errors import InputError
 from thermograd.evidence.control_variates import controlled, stein_functions
-from thermograd.evidence.result import Evidence, log_likelihood_trace
+from thermograd.evidence.result import Evidence, checked_trace
 from thermograd.ladders.diagnostics import ladder_warnings, monte_carlo_error, quadrature_warnings
-from thermograd.ladders.ladder import Ladder
+from thermograd.ladders.ladder import LadderInfo, LadderTrace
 from thermograd.ladders.quadrature import (
     corrected_trapezoid,
     left_sum,
@@ -37,7 +37,11 @@ Rule = Literal["trapezoid", "corrected", "left", "right"]
 
 
 def thermodynamic_integration(
-    ladder: Ladder, rule: Rule = "corrected", control_variates: bool = False
+    trace: LadderTrace,
+    rule: Rule = "corrected",
+    control_variates: bool = False,
+    *,
+    info: LadderInfo | None = None,
 ) -> Evidence:
     """Estimate log p(x) from the log-likelihoods along a ladder.
 
@@ -46,28 +50,28 @@ def thermodynamic_integration(
     `upper` are the left and right sums: whatever the rule's error, the truth lies between their expectations.
 
     Args:
-        ladder: draws with `log_likelihood_trace`; with `latents_trace` and `score_trace` for control variates.
+        trace: every step of a ladder, its lower end among the rungs; with latents and scores for control variates.
             Independent draws may come as S steps of one chain, or as one step of M chains.
         rule: "corrected" (trapezoid with slopes), "trapezoid", "left" or "right".
         control_variates: remove from the integrand what functions of known mean explain.
+        info: what happened while the ladder was sampled, or None for draws that no chain made.
 
     Raises:
-        InputError: an unknown rule, a ladder without trace or without its lower end, or too few draws.
+        InputError: an unknown rule, a trace without its lower end, or too few draws.
     """
-    trace = log_likelihood_trace(ladder)
-    t = ladder.inverse_temperatures.double()
+    t, draws = checked_trace(trace)
     weights, slopes = _coefficients(t, rule)
-    num_draws = trace.shape[0] * trace.shape[2]
+    num_draws = draws.shape[0] * draws.shape[2]
     if control_variates:
-        functions = _functions(ladder)
-        values = controlled(trace, functions)
+        functions = _functions(trace)
+        values = controlled(draws, functions)
         expected = values.mean((0, 2))
-        squares = controlled((trace - expected.unsqueeze(1)).square(), functions)
+        squares = controlled((draws - expected.unsqueeze(1)).square(), functions)
     else:
-        values = trace
+        values = draws
         expected = values.mean((0, 2))
         # The mean is fitted to the same draws, which costs one of them.
-        squares = (trace - expected.unsqueeze(1)).square() * num_draws / (num_draws - 1)
+        squares = (draws - expected.unsqueeze(1)).square() * num_draws / (num_draws - 1)
     variance = squares.mean((0, 2))
     integral = torch.einsum("k,skmb->smb", weights, values) + torch.einsum("k,skmb->smb", slopes, squares)
     error = monte_carlo_error(integral)
@@ -83,8 +87,8 @@ def thermodynamic_integration(
         inverse_temperatures=t,
         expected_log_likelihood=expected,
         variance_log_likelihood=variance,
-        num_evaluations=ladder.num_evaluations,
-        warnings=(*ladder_warnings(ladder), *quadrature_warnings(error, quadrature)),
+        num_evaluations=0.0 if info is None else info.num_evaluations,
+        warnings=(*ladder_warnings(info, trace), *quadrature_warnings(error, quadrature)),
     )
 
 
@@ -103,12 +107,10 @@ def _coefficients(t: Tensor, rule: Rule) -> tuple[Tensor, Tensor]:
     return trapezoid_weights(t), torch.cat([square, none[:1]]) - torch.cat([none[:1], square])
 
 
-def _functions(ladder: Ladder) -> Tensor:
-    if ladder.latents_trace is None or ladder.score_trace is None:
-        raise InputError(
-            "`control_variates` need `latents_trace` and `score_trace`; sample with trace_scores=True."
-        )
-    return stein_functions(ladder.latents_trace.double(), ladder.score_trace.double())
+def _functions(trace: LadderTrace) -> Tensor:
+    if trace.latents is None or trace.score is None:
+        raise InputError("`control_variates` need latents and scores in `trace`; sample it with scores=True.")
+    return stein_functions(trace.latents.double(), trace.score.double())
 
 
 def _quadrature_error(t: Tensor, expected: Tensor, variance: Tensor, estimate: Tensor, rule: Rule) -> Tensor:

@@ -6,7 +6,7 @@ R-hat says whether they agree.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from thermograd.gradients.backward import learning_gradient
 from thermograd.gradients.moments import Spread
 from thermograd.gradients.rules import ESTIMATORS, PRIOR_RULES, compute_weights
 from thermograd.ladders.diagnostics import R_HAT_LIMIT, ladder_warnings, r_hat
-from thermograd.ladders.ladder import Ladder, sample_ladder
+from thermograd.ladders.ladder import LadderSampler, LadderTrace
 from thermograd.ladders.schedules import power_schedule
 from thermograd.models.latent_model import LatentModel
 from thermograd.samplers.mala import MALA
@@ -73,8 +73,7 @@ class ReferenceSettings:
     @property
     def num_evaluations(self) -> int:
         """Return the generator evaluations of each image, near enough to plan with."""
-        num_segments = self.num_steps // self.every
-        return self.num_chains * self.num_rungs * (self.num_burn_in + self.num_steps + num_segments + 3)
+        return self.num_chains * self.num_rungs * (self.num_burn_in + self.num_steps + 2)
 
 
 def reference_gradient(
@@ -94,46 +93,39 @@ def reference_gradient(
         InputError: settings out of range.
     """
     settings = settings or ReferenceSettings()
-    t = power_schedule(settings.num_rungs, settings.power)
     rule = ESTIMATORS["maximum-likelihood"], PRIOR_RULES["contrast"]
-    chains = [Spread() for _ in range(settings.num_chains)]
-    traces, num_evaluations = [], 0.0
-    ladder: Ladder | None = None
-    for segment in range(settings.num_steps // settings.every):
-        ladder = sample_ladder(
-            model,
-            x,
-            t,
-            MALA(settings.step_size if ladder is None or ladder.step_sizes is None else ladder.step_sizes),
-            settings.num_chains,
-            settings.every,
-            "annealed" if segment == 0 else "persistent",
-            generator,
-            num_burn_in=settings.num_burn_in if segment == 0 else 0,
-            exchange_rungs=True,
-            first_parity=segment * settings.every % 2,
-            initial_latents=None if ladder is None else ladder.latents,
-            chunk_size=chunk_size,
-            trace=True,
-        )
-        num_evaluations += ladder.num_evaluations
-        traces.append(ladder.log_likelihood_trace)
+    sampler = LadderSampler(
+        power_schedule(settings.num_rungs, settings.power),
+        MALA(settings.step_size),
+        settings.num_chains,
+        exchange=True,
+        chunk_size=chunk_size,
+    )
+    state = sampler.start(model, x, generator, "annealed")
+    sampler, state = sampler.adapt(model, x, state, settings.num_burn_in, generator)
+    chains, traces = [Spread() for _ in range(settings.num_chains)], []
+    for _ in range(settings.num_steps // settings.every):
+        ladder, info, trace = sampler.trace(model, x, state, settings.every, generator)
+        state = info.state
+        traces.append(trace)
         for q, spread in enumerate(chains):
             alone = ladder.chains(slice(q, q + 1))
             spread.add(learning_gradient(model, x, alone, compute_weights(alone, *rule), chunk_size))
-    assert ladder is not None  # for the type checker: there are two segments or more
     between = Spread()
     for spread in chains:
         between.add(spread.mean)
     count = settings.num_chains
-    whole = replace(ladder, log_likelihood_trace=torch.cat([each for each in traces if each is not None]))
-    assert whole.log_likelihood_trace is not None  # for the type checker
+    whole = LadderTrace(
+        info.inverse_temperatures,
+        torch.cat([each.log_likelihood for each in traces]),
+        torch.cat([each.energy for each in traces]),
+    )
     return Reference(
         between.mean,
         {name: square / (count * (count - 1)) for name, square in between.squares.items()},
-        r_hat(whole.log_likelihood_trace[:, -1]),
-        num_evaluations,
-        tuple(ladder_warnings(whole)),
+        r_hat(whole.log_likelihood[:, -1]),
+        state.num_evaluations,
+        tuple(ladder_warnings(info, whole)),
     )
 
 

@@ -105,7 +105,7 @@ class Weights(NamedTuple):
 def maximum_likelihood(ladder: Ladder) -> Tensor:
     """Return 1/(M B) on the last rung: the mean of ∇l over posterior chains."""
     weights = torch.zeros_like(ladder.log_likelihood)
-    weights[-1] = 1 / (ladder.num_chains * ladder.num_images)
+    weights[-1] = 1 / (ladder.num_draws * ladder.num_images)
     return weights
 
 
@@ -130,18 +130,18 @@ def stepping_stone_complete(ladder: Ladder) -> Tensor:
     """Return (t_{k+1} softmax_m(Δt_k l) - t_k/M)/B on all rungs but the last."""
     t = ladder.inverse_temperatures.view(-1, 1, 1)
     _, softmax = _stones(ladder)
-    return _without_last(ladder, t[1:] * softmax - t[:-1] / ladder.num_chains)
+    return _without_last(ladder, t[1:] * softmax - t[:-1] / ladder.num_draws)
 
 
 def _rung_weights(ladder: Ladder) -> Tensor:
     """Return w_k/(M B), (K, 1, 1)."""
     weights = trapezoid_weights(ladder.inverse_temperatures).to(ladder.log_likelihood.dtype)
-    return weights.view(-1, 1, 1) / (ladder.num_chains * ladder.num_images)
+    return weights.view(-1, 1, 1) / (ladder.num_draws * ladder.num_images)
 
 
 def _unbiased_deviation(ladder: Ladder) -> Tensor:
     """Return M/(M-1) (l - mean_m l), whose product with f averages to the leave-one-out covariance Cov(l, f)."""
-    log_likelihood, m = ladder.log_likelihood, ladder.num_chains
+    log_likelihood, m = ladder.log_likelihood, ladder.num_draws
     return (log_likelihood - log_likelihood.mean(1, keepdim=True)) * (m / (m - 1))
 
 
@@ -159,7 +159,7 @@ def _without_last(ladder: Ladder, weights: Tensor) -> Tensor:
 
 def contrast(ladder: Ladder) -> tuple[Tensor, Tensor | None]:
     """Return the weights of E_0[∇E] - E_1[∇E], the exact gradient of log p(x) by Fisher's identity."""
-    share = 1 / (ladder.num_chains * ladder.num_images)
+    share = 1 / (ladder.num_draws * ladder.num_images)
     energy = torch.zeros_like(ladder.energy)
     energy[-1] = -share
     return _with_prior_mean(ladder, energy, 1.0)
@@ -188,7 +188,7 @@ def _with_prior_mean(ladder: Ladder, energy: Tensor, mass: float) -> tuple[Tenso
     """Add mass times E_0[∇E], from the shared draws where there are any and from the rung t = 0 elsewhere."""
     if ladder.prior_latents is not None:
         return energy, energy.new_full((len(ladder.prior_latents),), mass / len(ladder.prior_latents))
-    energy[0] += mass / (ladder.num_chains * ladder.num_images)
+    energy[0] += mass / (ladder.num_draws * ladder.num_images)
     return energy, None
 
 

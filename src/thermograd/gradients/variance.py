@@ -31,8 +31,8 @@ from thermograd.gradients.rules import Estimator, PriorRule, Weights, compute_we
 from thermograd.ladders.ladder import Ladder
 from thermograd.models.latent_model import LatentModel
 
-Draw = Callable[[int, int], Ladder]
-"""From the numbers of a batch and of a repeat to a ladder of fresh draws for that batch."""
+Draw = Callable[[int, int], tuple[Ladder, float]]
+"""From the numbers of a batch and of a repeat to a ladder of fresh draws for it, and its evaluations per image."""
 
 
 Rule = Callable[[Ladder, int, int], Weights]
@@ -198,7 +198,7 @@ def measure_gradients(
     Args:
         model: stays as it is.
         batches: images (B, *image_shape) of each batch.
-        draw: returns a fresh ladder; all of its ladders have the same rungs and chains.
+        draw: returns a fresh ladder and its cost; all of its ladders have the same rungs and chains.
         rules: by the name under which a rule's measurement is returned.
         num_repeats: R, at least 2.
         references: of each batch, from `reference_gradient`.
@@ -216,9 +216,9 @@ def measure_gradients(
     for b, x in enumerate(batches):
         log_likelihoods = []
         for r in range(num_repeats):
-            ladder = draw(b, r)
+            ladder, spent = draw(b, r)
             log_likelihoods.append(ladder.log_likelihood)
-            num_evaluations += ladder.num_evaluations / (num_repeats * len(batches))
+            num_evaluations += spent / (num_repeats * len(batches))
             for tally in tallies.values():
                 tally.add(model, x, ladder, b, r, chunk_size)
             on_gradient()

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from thermograd.errors import Caution, InputError
-from thermograd.ladders.ladder import Ladder
+from thermograd.ladders.ladder import LadderInfo, LadderTrace
 
 R_HAT_LIMIT = 1.1
 SWAP_RATE_LIMIT = 0.05
@@ -96,22 +96,50 @@ def r_hat(trace: Tensor) -> Tensor:
     return torch.maximum(_r_hat(_normal_scores(halves)), _r_hat(_normal_scores((halves - median).abs())))
 
 
-def ladder_warnings(ladder: Ladder) -> list[Caution]:
+def ladder_warnings(info: LadderInfo | None, trace: LadderTrace | None = None) -> list[Caution]:
     """Return a caution for each sign that the chains of a ladder have not mixed.
 
-    Kinds: "r-hat", "stuck-chains", "acceptance", "swap-rate".
+    Kinds: "r-hat", "stuck-chains", "acceptance", "swap-rate". R-hat is that of the log-likelihood, for each rung and
+    image; it needs a trace of 4 steps.
 
-    R-hat is that of the log-likelihood, for each rung and image; it needs a trace of 4 steps.
+    Args:
+        info: what happened while chains ran; None for draws that no chain made.
+        trace: every step of them, or None.
     """
-    warnings = []
-    t = ladder.inverse_temperatures
-    trace = ladder.log_likelihood_trace
-    if trace is not None and len(trace) >= 4:
-        values = r_hat(trace.transpose(1, 2))
-        if (values > R_HAT_LIMIT).any():
-            worst = values.amax(-1)
+    warnings = [] if trace is None else _trace_warnings(trace, None if info is None else info.acceptance)
+    if info is None:
+        return warnings
+    t = info.inverse_temperatures.reshape(len(info.acceptance), -1).mean(1)
+    if (info.acceptance < ACCEPTANCE_LIMIT).any():
+        rung = int(info.acceptance.argmin())
+        warnings.append(
+            Caution(
+                "acceptance",
+                f"acceptance {float(info.acceptance[rung]):.3f} at t = {float(t[rung]):.3g} is below "
+                f"{ACCEPTANCE_LIMIT}: chains hardly move; use a smaller step size, or let it adapt for longer.",
+            )
+        )
+    if info.swap_rates is not None and (info.swap_rates < SWAP_RATE_LIMIT).any():
+        pair = int(info.swap_rates.argmin())
+        warnings.append(
+            Caution(
+                "swap-rate",
+                f"swap rate {float(info.swap_rates[pair]):.3f} between t = {float(t[pair]):.3g} and "
+                f"{float(t[pair + 1]):.3g} is below {SWAP_RATE_LIMIT}: rungs are too far apart; use more of them.",
+            )
+        )
+    return warnings
+
+
+def _trace_warnings(trace: LadderTrace, acceptance: Tensor | None) -> list[Caution]:
+    warnings, values = [], trace.log_likelihood
+    t = trace.inverse_temperatures.reshape(values.shape[1], -1).mean(1)
+    if len(values) >= 4:
+        found = r_hat(values.transpose(1, 2))
+        if (found > R_HAT_LIMIT).any():
+            worst = found.amax(-1)
             rung = int(worst.argmax())
-            share = float((values > R_HAT_LIMIT).double().mean())
+            share = float((found > R_HAT_LIMIT).double().mean())
             warnings.append(
                 Caution(
                     "r-hat",
@@ -119,37 +147,18 @@ def ladder_warnings(ladder: Ladder) -> list[Caution]:
                     f"{float(worst[rung]):.2f} at t = {float(t[rung]):.3g}): chains have not mixed; run more steps.",
                 )
             )
-    if trace is not None:
-        stuck = (trace == trace[0]).all(0).sum((1, 2))
-        num_chains = trace[0, 0].numel()
-        acceptance = torch.full((len(t),), 0.5) if ladder.acceptance is None else ladder.acceptance
-        by_chance = num_chains * (1 - acceptance.to(t)) ** (len(trace) - 1)
-        stuck = torch.where(by_chance < 0.01, stuck, 0)
-        if (stuck > 0).any():
-            rung = int(stuck.argmax())
-            warnings.append(
-                Caution(
-                    "stuck-chains",
-                    f"{int(stuck[rung])} of {num_chains} chains never moved at t = {float(t[rung]):.3g}, so their "
-                    f"error bars mean nothing: use a smaller step size.",
-                )
-            )
-    if ladder.acceptance is not None and (ladder.acceptance < ACCEPTANCE_LIMIT).any():
-        rung = int(ladder.acceptance.argmin())
+    stuck = (values == values[0]).all(0).sum((1, 2))
+    num_chains = values[0, 0].numel()
+    acceptance = torch.full((len(t),), 0.5) if acceptance is None else acceptance[-len(t) :]
+    by_chance = num_chains * (1 - acceptance.to(t)) ** (len(values) - 1)
+    stuck = torch.where(by_chance < 0.01, stuck, 0)
+    if (stuck > 0).any():
+        rung = int(stuck.argmax())
         warnings.append(
             Caution(
-                "acceptance",
-                f"acceptance {float(ladder.acceptance[rung]):.3f} at t = {float(t[rung]):.3g} is below "
-                f"{ACCEPTANCE_LIMIT}: chains hardly move; use a smaller step size, or let it adapt for longer.",
-            )
-        )
-    if ladder.swap_rates is not None and (ladder.swap_rates < SWAP_RATE_LIMIT).any():
-        pair = int(ladder.swap_rates.argmin())
-        warnings.append(
-            Caution(
-                "swap-rate",
-                f"swap rate {float(ladder.swap_rates[pair]):.3f} between t = {float(t[pair]):.3g} and "
-                f"{float(t[pair + 1]):.3g} is below {SWAP_RATE_LIMIT}: rungs are too far apart; use more of them.",
+                "stuck-chains",
+                f"{int(stuck[rung])} of {num_chains} chains never moved at t = {float(t[rung]):.3g}, so their error "
+                f"bars mean nothing: use a smaller step size.",
             )
         )
     return warnings

@@ -1,11 +1,17 @@
-"""The ladder of power posteriors: the one thing that evidence, gradients and diagnostics eat.
+"""The ladder of power posteriors: the one thing that evidence, gradients and diagnostics read.
 
-Rungs, chains and images are one flat batch to the model: there is no Python loop over temperatures. The
-annealed start alone climbs rung by rung, since each rung begins where the one below it ended.
+    sampler = LadderSampler(power_schedule(8, 3.0), MALA(0.1), num_chains=2, exchange=True)
+    state = sampler.start(model, x, generator)
+    sampler, state = sampler.adapt(model, x, state, 50, generator)      # step sizes follow the acceptance
+    ladder, info = sampler.run(model, x, state, 50, generator)          # and are frozen
+    ladder, info, trace = sampler.trace(model, x, state, 50, generator) # the same draws, and every step of the way
+
+Rungs, chains and images are one flat batch to the model: there is no Python loop over temperatures. The annealed start
+alone climbs rung by rung, since each rung begins where the one below it ended.
 """
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -15,35 +21,28 @@ from thermograd.ladders.schedules import check_schedule
 from thermograd.models.latent_model import LatentModel
 from thermograd.samplers.langevin import ULA
 from thermograd.samplers.mala import MALA, adapted_step_size
+from thermograd.samplers.prior import Kernel
 from thermograd.samplers.replica_exchange import RoundTrips, exchange
-from thermograd.samplers.target import ChainState, Target
+from thermograd.samplers.target import ChainState, Target, columns
 
-Kernel = ULA | MALA
-Start = Literal["base", "prior", "annealed", "persistent"]
+Start = Literal["base", "prior", "annealed"]
+Bottom = Literal["chains", "dealt", "shared"]
 
 
 @dataclass(frozen=True)
 class Ladder:
-    """Draws on K rungs by M chains for B images.
+    """Draws on K rungs by M chains for B images, and nothing but draws.
 
     Attributes:
-        inverse_temperatures: (K,) of the rungs held for each image; the last is 1. The first is 0 unless the
-            lower end is shared, as in maximum likelihood, where only `prior_latents` stand at t = 0.
+        inverse_temperatures: (K,) of the rungs held for each image, or (K, B) for temperatures per image; the last
+            is 1. The first is 0 unless the lower end is shared, where only `prior_latents` stand at t = 0.
         latents: (K, M, B, d).
         log_likelihood: (K, M, B), in nats.
         energy: (K, M, B).
         prior_latents: (M0, d), draws at t = 0 shared by all images, or None.
-        acceptance: (K,), mean acceptance probability of each rung.
-        score_norm: (K,), mean length of the score where the last step set out from; on dealt prior draws, there.
-        step_sizes: (K,), as they stood at the end.
-        num_evaluations: generator evaluations spent on each image. All have a gradient in z but ULA's last and
-            those of dealt prior draws, which are counted in full.
-        swap_rates: (K - 1,), mean swap probability of each pair, or None without exchange.
-        round_trips: mean number of round trips of a ladder, or None without exchange.
-        log_likelihood_trace: (S, K, M, B) of every step after burning in, or None.
-        energy_trace: (S, K, M, B), or None.
-        latents_trace: (S, K, M, B, d), or None.
-        score_trace: (S, K, M, B, d), scores of each rung's own power posterior at `latents_trace`, or None.
+        score: (K, M, B, d), gradient in z of each rung's own log density, or None.
+        prior_score: (M0, d), that of the prior at `prior_latents`, or None.
+        num_states: S, states that each chain gives; state s of chain m stands at s M + m on the second axis.
     """
 
     inverse_temperatures: Tensor
@@ -51,16 +50,9 @@ class Ladder:
     log_likelihood: Tensor
     energy: Tensor
     prior_latents: Tensor | None = None
-    acceptance: Tensor | None = None
-    score_norm: Tensor | None = None
-    step_sizes: Tensor | None = None
-    num_evaluations: float = 0.0
-    swap_rates: Tensor | None = None
-    round_trips: float | None = None
-    log_likelihood_trace: Tensor | None = None
-    energy_trace: Tensor | None = None
-    latents_trace: Tensor | None = None
-    score_trace: Tensor | None = None
+    score: Tensor | None = None
+    prior_score: Tensor | None = None
+    num_states: int = 1
 
     @property
     def num_rungs(self) -> int:
@@ -68,9 +60,14 @@ class Ladder:
         return len(self.inverse_temperatures) + (not self.has_prior_rung)
 
     @property
+    def num_draws(self) -> int:
+        """Return S M, the number of draws on each rung of an image."""
+        return self.latents.shape[1]
+
+    @property
     def num_chains(self) -> int:
         """Return M, the number of chains on each rung of an image."""
-        return self.latents.shape[1]
+        return self.num_draws // self.num_states
 
     @property
     def num_images(self) -> int:
@@ -80,19 +77,20 @@ class Ladder:
     @property
     def has_prior_rung(self) -> bool:
         """Return whether each image holds draws of its own at t = 0."""
-        return bool(self.inverse_temperatures[0] == 0)
+        return bool((self.inverse_temperatures[0] == 0).all())
 
     def chains(self, index: slice | Tensor) -> "Ladder":
-        """Return the ladder with some of its chains; shared prior draws stay whole."""
+        """Return the ladder with some of its chains, all states of each; shared prior draws stay whole."""
+
+        def pick(values: Tensor) -> Tensor:
+            return values.unflatten(1, (self.num_states, -1))[:, :, index].flatten(1, 2)
+
         return replace(
             self,
-            latents=self.latents[:, index],
-            log_likelihood=self.log_likelihood[:, index],
-            energy=self.energy[:, index],
-            log_likelihood_trace=None,
-            energy_trace=None,
-            latents_trace=None,
-            score_trace=None,
+            latents=pick(self.latents),
+            log_likelihood=pick(self.log_likelihood),
+            energy=pick(self.energy),
+            score=None if self.score is None else pick(self.score),
         )
 
     def prior_half(self, which: int) -> "Ladder":
@@ -100,264 +98,438 @@ class Ladder:
         if self.prior_latents is None:
             return self
         half = len(self.prior_latents) // 2
-        return replace(self, prior_latents=self.prior_latents[which * half : (which + 1) * half])
+        part = slice(which * half, (which + 1) * half)
+        score = None if self.prior_score is None else self.prior_score[part]
+        return replace(self, prior_latents=self.prior_latents[part], prior_score=score)
+
+
+@dataclass(frozen=True)
+class LadderState:
+    """Where the chains of a ladder stand.
+
+    Attributes:
+        chains: of the rungs that run chains, leading axes (K', M, B).
+        num_steps: steps done, whose parity says which pairs of rungs swap next.
+        num_evaluations: generator evaluations spent on each image so far.
+    """
+
+    chains: ChainState
+    num_steps: int
+    num_evaluations: float
+
+    def after(self, num_steps: int) -> "LadderState":
+        """Return the state with another number of steps done, where chains go on from an earlier visit."""
+        return replace(self, num_steps=num_steps)
+
+
+@dataclass(frozen=True)
+class LadderInfo:
+    """What happened while a ladder was sampled.
+
+    Attributes:
+        state: where chains stand at the end, to go on from.
+        inverse_temperatures: (K,) or (K, B), of the ladder.
+        acceptance: (K,), mean acceptance probability of each rung; 1 on dealt prior draws.
+        score_norm: (K,), mean length of the score where the last step set out from; on dealt prior draws, there.
+        step_sizes: (K,) or (K, B), of the steps.
+        num_evaluations: generator evaluations spent on each image since the start. All have a gradient in z but ULA's
+            last and those of dealt prior draws, which are counted in full.
+        moved: (K', M, B), whether each chain has moved at all.
+        swap_rates: (K' - 1,), mean swap probability of each pair, or None without exchange.
+        round_trips: (M, B), round trips through each ladder, or None without exchange.
+    """
+
+    state: LadderState
+    inverse_temperatures: Tensor
+    acceptance: Tensor
+    score_norm: Tensor
+    step_sizes: Tensor
+    num_evaluations: float
+    moved: Tensor
+    swap_rates: Tensor | None = None
+    round_trips: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class LadderTrace:
+    """Every step of the rungs that ran chains.
+
+    Attributes:
+        inverse_temperatures: (K',) or (K', B).
+        log_likelihood: (S, K', M, B), in nats.
+        energy: (S, K', M, B).
+        latents: (S, K', M, B, d), or None where scores were not asked for.
+        score: (S, K', M, B, d), scores of each rung's own power posterior at `latents`, or None.
+    """
+
+    inverse_temperatures: Tensor
+    log_likelihood: Tensor
+    energy: Tensor
+    latents: Tensor | None = None
+    score: Tensor | None = None
+
+    def as_draws(self, prior_latents: Tensor | None = None) -> Ladder:
+        """Return all S states of each chain as a ladder of S M draws per rung and image.
+
+        Raises:
+            InputError: a trace without latents and scores.
+        """
+        if self.latents is None or self.score is None:
+            raise InputError("`trace` must hold latents and scores; sample it with scores=True.")
+        log_likelihood, energy, latents, score = (
+            values.transpose(0, 1).flatten(1, 2)
+            for values in (self.log_likelihood, self.energy, self.latents, self.score)
+        )
+        num_states = len(self.log_likelihood)
+        t = self.inverse_temperatures
+        return Ladder(t, latents, log_likelihood, energy, prior_latents, score, num_states=num_states)
+
+
+@dataclass(frozen=True)
+class LadderSampler:
+    """Chains on the power posteriors p_t(z|x) ∝ p(x|z)^t p(z) of each image, on every rung of a ladder.
+
+    Args:
+        inverse_temperatures: (K,), rising from exactly 0 to exactly 1, or (K, B) for temperatures per image.
+        kernel: its step size is a number, (K,) for one per rung, or (K, B) for one per rung and image.
+        num_chains: M, chains on each rung of each image.
+        exchange: let neighbouring rungs swap states after each step.
+        bottom: what stands at t = 0: "chains" of each image, draws of the prior "dealt" out to chains and images, or
+            draws of the prior "shared" by all images.
+        chunk_size: the most latents evaluated at once; it bounds memory.
+
+    Raises:
+        InputError: a bad schedule, a step size of another shape or not positive, a count below 1, or exchange with
+            dealt draws, which belong to no chain.
+
+    References:
+        Calderhead, Girolami (2009), Estimating Bayes factors via thermodynamic integration and population MCMC.
+    """
+
+    inverse_temperatures: Tensor
+    kernel: Kernel
+    num_chains: int = 1
+    exchange: bool = False
+    bottom: Bottom = "chains"
+    chunk_size: int | None = None
+
+    def __post_init__(self) -> None:
+        check_schedule(self.inverse_temperatures)
+        check_positive("num_chains", self.num_chains)
+        if self.chunk_size is not None:
+            check_positive("chunk_size", self.chunk_size)
+        if self.bottom not in ("chains", "dealt", "shared"):
+            raise InputError(f"`bottom` must be chains, dealt or shared, got {self.bottom!r}.")
+        if self.exchange and self.bottom == "dealt":
+            raise InputError(
+                "`exchange` excludes bottom 'dealt': draws of the prior have no chain to swap into."
+            )
+        sizes, t = torch.as_tensor(self.kernel.step_size), self.inverse_temperatures
+        if sizes.dim() and (sizes.dim() > 2 or len(sizes) != len(t)):
+            raise InputError(
+                f"`step_size` must be one number or have shape ({len(t)},) or ({len(t)}, B), got {tuple(sizes.shape)}."
+            )
+        if not (sizes.isfinite() & (sizes > 0)).all():
+            raise InputError(f"`step_size` must be positive, got {sizes.tolist()}.")
+
+    @property
+    def lowest(self) -> int:
+        """Return the lowest rung that runs chains: 0, or 1 where draws of the prior stand at t = 0."""
+        return int(self.bottom != "chains")
+
+    @property
+    def num_running_rungs(self) -> int:
+        """Return K', the number of rungs that run chains."""
+        return len(self.inverse_temperatures) - self.lowest
+
+    def start(
+        self,
+        model: LatentModel,
+        x: Tensor,
+        generator: torch.Generator,
+        at: Start | Tensor = "base",
+        *,
+        prior_latents: Tensor | None = None,
+        num_steps: int = 1,
+    ) -> LadderState:
+        """Place the chains.
+
+        Args:
+            model: any `LatentModel`.
+            x: images (B, *image_shape).
+            generator: source of all randomness.
+            at: "base" (draws of the base distribution), "prior" (of `prior_latents`, with replacement), "annealed"
+                (from the base distribution up the ladder), or latents (K', M, B, d) to go on from.
+            prior_latents: (M0, d), for a start from the prior.
+            num_steps: steps on each rung of the annealed start.
+
+        Raises:
+            InputError: an unknown start, or one without what it needs.
+        """
+        check_positive("num_steps", num_steps)
+        shape = (self.num_running_rungs, self.num_chains, len(x))
+        target = Target(model, x, self.chunk_size)
+        if isinstance(at, Tensor):
+            wanted = (*shape, model.latent_dim)
+            if at.shape != wanted:
+                raise InputError(f"`at` must be latents of shape {wanted}, got {tuple(at.shape)}.")
+            position = at
+        elif at == "annealed":
+            return self._climb(target, shape, num_steps, generator)
+        elif at == "prior":
+            if prior_latents is None:
+                raise InputError("`prior_latents` must be given for a start from the prior, got None.")
+            pick = torch.randint(len(prior_latents), shape, generator=generator, device=prior_latents.device)
+            position = prior_latents[pick]
+        elif at == "base":
+            position = model.sample_base(shape, generator)
+        else:
+            raise InputError(f"`at` must be base, prior, annealed or latents, got {at!r}.")
+        return LadderState(self.kernel.init(target, position), 0, self.num_chains * shape[0])
+
+    def _climb(
+        self, target: Target, shape: tuple[int, int, int], num_steps: int, generator: torch.Generator
+    ) -> LadderState:
+        """Start every rung where the rung below it ended, from the base distribution up."""
+        t, sizes = self.running(target.model, target.x)
+        state = self.kernel.init(target, target.model.sample_base((1, *shape[1:]), generator))
+        rungs = []
+        for k in range(shape[0]):
+            kernel = replace(self.kernel, step_size=sizes[k : k + 1])
+            for _ in range(num_steps):
+                state, _ = kernel.step(target, state, t[k : k + 1], generator)
+            rungs.append(state)
+        whole = ChainState(*(torch.cat(fields) for fields in zip(*rungs, strict=True)))
+        return LadderState(whole, 0, self.num_chains * (1 + shape[0] * num_steps))
+
+    def adapt(
+        self, model: LatentModel, x: Tensor, state: LadderState, num_steps: int, generator: torch.Generator
+    ) -> tuple["LadderSampler", LadderState]:
+        """Run steps in which the step sizes follow the acceptance, and return the sampler with those it found.
+
+        Step sizes of shape (K, B) follow each image's own acceptance, others the mean over images. Kernels without a
+        target acceptance keep theirs.
+
+        Raises:
+            InputError: `num_steps` negative.
+        """
+        if num_steps < 0:
+            raise InputError(f"`num_steps` must not be negative, got {num_steps}.")
+        walk = _Walk(self, model, x, state, generator)
+        for step in range(num_steps):
+            acceptance = walk.step()
+            if isinstance(self.kernel, MALA):
+                mean = acceptance.mean(1 if walk.sizes.shape[-1] > 1 else (1, 2), keepdim=True)
+                walk.sizes = adapted_step_size(
+                    walk.sizes, mean, self.kernel.target_acceptance, gain=1 / (1 + step) ** 0.6
+                )
+        sizes = self.step_sizes(walk.t)
+        sizes[self.lowest :] = flat(walk.sizes)
+        return replace(self, kernel=replace(self.kernel, step_size=sizes)), walk.state()
+
+    def run(
+        self,
+        model: LatentModel,
+        x: Tensor,
+        state: LadderState,
+        num_steps: int,
+        generator: torch.Generator,
+        prior_latents: Tensor | None = None,
+    ) -> tuple[Ladder, LadderInfo]:
+        """Take steps on all rungs at once and return where the chains stand.
+
+        Args:
+            model: any `LatentModel`.
+            x: images (B, *image_shape).
+            state: from `start`, `adapt`, or the `state` of an earlier info.
+            num_steps: at least 1.
+            generator: source of all randomness.
+            prior_latents: draws of the prior for the bottom: M * B of them to be dealt, or any number to be shared.
+
+        Raises:
+            InputError: `num_steps` below 1, or draws of the prior that are missing or of another number.
+        """
+        check_positive("num_steps", num_steps)
+        self._check_bottom(x, prior_latents)
+        walk = _Walk(self, model, x, state, generator)
+        for step in range(num_steps):
+            walk.step(last=step == num_steps - 1)
+        return walk.finish(prior_latents)
+
+    def trace(
+        self,
+        model: LatentModel,
+        x: Tensor,
+        state: LadderState,
+        num_steps: int,
+        generator: torch.Generator,
+        prior_latents: Tensor | None = None,
+        *,
+        scores: bool = False,
+    ) -> tuple[Ladder, LadderInfo, LadderTrace]:
+        """Do what `run` does, with the same draws, and keep every step of the rungs that run chains.
+
+        With `scores` latents and scores are kept as well, which control variates and weights that see the score need.
+        """
+        check_positive("num_steps", num_steps)
+        self._check_bottom(x, prior_latents)
+        walk = _Walk(self, model, x, state, generator)
+        steps: list[dict[str, Tensor]] = []
+        for step in range(num_steps):
+            walk.step(last=step == num_steps - 1 and not scores)
+            kept = {"log_likelihood": walk.chains.log_likelihood, "energy": walk.chains.energy}
+            if scores:
+                kept |= {"latents": walk.chains.position, "score": walk.chains.score(walk.t)}
+            steps.append(kept)
+        stacked = {name: torch.stack([each[name] for each in steps]) for name in steps[0]}
+        return *walk.finish(prior_latents), LadderTrace(flat(walk.t), **stacked)
+
+    def running(self, model: LatentModel, x: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return temperatures and step sizes of the rungs that run chains, each (K', 1, 1) or (K', 1, B)."""
+        like = next(model.parameters())
+        t = self.inverse_temperatures.to(dtype=like.dtype, device=like.device if x is None else x.device)
+        return columns(t)[self.lowest :], columns(self.step_sizes(t))[self.lowest :]
+
+    def step_sizes(self, like: Tensor) -> Tensor:
+        """Return the step size of every rung, (K,) or (K, B), in the number format of `like`."""
+        sizes = torch.as_tensor(self.kernel.step_size, dtype=like.dtype, device=like.device)
+        return (sizes if sizes.dim() else sizes.expand(len(self.inverse_temperatures))).clone()
+
+    def _check_bottom(self, x: Tensor, prior_latents: Tensor | None) -> None:
+        if self.bottom == "chains":
+            return
+        if prior_latents is None:
+            raise InputError(f"`prior_latents` must be given for bottom {self.bottom!r}, got None.")
+        if self.bottom == "dealt" and len(prior_latents) != self.num_chains * len(x):
+            raise InputError(
+                f"`prior_latents` must hold {self.num_chains} x {len(x)} draws to be dealt out to the images, "
+                f"got {len(prior_latents)}."
+            )
+
+
+class _Walk:
+    """Chains on their way, and what is counted while they run."""
+
+    def __init__(
+        self,
+        sampler: LadderSampler,
+        model: LatentModel,
+        x: Tensor,
+        state: LadderState,
+        generator: torch.Generator,
+    ):
+        self.sampler, self.generator = sampler, generator
+        self.target = Target(model, x, sampler.chunk_size)
+        self.t, self.sizes = sampler.running(model, x)
+        self.chains, self.begin = state.chains, state.chains.position
+        self.done, self.num_evaluations = state.num_steps, state.num_evaluations
+        self.num_steps = 0
+        self.acceptance = self.t.new_zeros(len(self.t))
+        self.score_norm = torch.zeros_like(self.acceptance)
+        self.swap_probability = torch.zeros_like(self.acceptance[1:])
+        self.trips: RoundTrips | None = None
+
+    def step(self, last: bool = False) -> Tensor:
+        """Take one step on all rungs; return the acceptance probability of each chain, (K', M, B)."""
+        kernel = replace(self.sampler.kernel, step_size=self.sizes)
+        self.score_norm = self.chains.score(self.t).norm(dim=-1).mean((1, 2))
+        # A kernel with a test of acceptance needs the score at its proposal all the same.
+        take = kernel.last_step if last and isinstance(kernel, ULA) else kernel.step
+        self.chains, info = take(self.target, self.chains, self.t, self.generator)
+        self.num_evaluations += self.sampler.num_chains * len(self.t)
+        self.acceptance += info.acceptance.mean((1, 2))
+        if self.sampler.exchange:
+            self.chains, source, probability = exchange(self.chains, self.t, self.done % 2, self.generator)
+            self.swap_probability += probability.mean((1, 2))
+            self.trips = self.trips or RoundTrips(source)
+            self.trips.update(source)
+        self.done += 1
+        self.num_steps += 1
+        return info.acceptance
+
+    def state(self) -> LadderState:
+        """Return where the chains stand."""
+        return LadderState(self.chains, self.done, self.num_evaluations)
+
+    def finish(self, prior_latents: Tensor | None) -> tuple[Ladder, LadderInfo]:
+        """Return the ladder, draws of the prior under the rungs that ran chains, and what happened."""
+        chains, t, acceptance, score_norm = (
+            self.chains,
+            self.t,
+            self.acceptance / self.num_steps,
+            self.score_norm,
+        )
+        dealt = self.sampler.bottom == "dealt" and prior_latents is not None
+        if dealt and prior_latents is not None:
+            bottom = self.target.measure(prior_latents.reshape(1, *chains.position.shape[1:]))
+            t = torch.cat([torch.zeros_like(t[:1]), t])
+            acceptance = torch.cat([acceptance.new_ones(1), acceptance])
+            score_norm = torch.cat([bottom.prior_score.norm(dim=-1).mean().view(1), score_norm])
+            chains = ChainState(*(torch.cat(pair) for pair in zip(bottom, chains, strict=True)))
+        held = flat(t)
+        ladder = Ladder(held, chains.position, chains.log_likelihood, chains.energy, prior_latents)
+        info = LadderInfo(
+            state=self.state(),
+            inverse_temperatures=held,
+            acceptance=acceptance,
+            score_norm=score_norm,
+            step_sizes=self.sampler.step_sizes(t)[-len(t) :],
+            num_evaluations=self.num_evaluations + self.sampler.num_chains * dealt,
+            moved=(self.chains.position != self.begin).any(-1),
+            swap_rates=self.swap_probability / self.num_steps if self.sampler.exchange else None,
+            round_trips=None if self.trips is None else self.trips.count,
+        )
+        return ladder, info
+
+
+def flat(column: Tensor) -> Tensor:
+    """Return (K,) of a column (K, 1, 1), or (K, B) of (K, 1, B)."""
+    return column.squeeze(1) if column.shape[-1] > 1 else column.flatten()
 
 
 def sample_ladder(
     model: LatentModel,
     x: Tensor,
     inverse_temperatures: Tensor,
-    kernel: Kernel,
-    num_chains: int,
-    num_steps: int,
-    start: Start,
     generator: torch.Generator,
     *,
-    num_burn_in: int = 0,
-    num_start_steps: int = 1,
-    exchange_rungs: bool = False,
-    first_parity: int = 0,
-    shared_prior: bool = False,
-    prior_latents: Tensor | None = None,
-    initial_latents: Tensor | None = None,
-    chunk_size: int | None = None,
-    trace: bool = False,
-    trace_scores: bool = False,
-) -> Ladder:
-    """Sample the power posteriors of images x on every rung of a ladder.
+    kernel: Kernel | None = None,
+    num_chains: int = 2,
+    num_steps: int = 100,
+    num_burn_in: int = 100,
+    exchange: bool = True,
+    chunk_size: int | None = 1024,
+) -> tuple[Ladder, LadderInfo, LadderTrace]:
+    """Sample the power posteriors of images on every rung: start, adapt, trace.
 
     Args:
         model: any `LatentModel`.
-        x: images (B, *image_shape).
-        inverse_temperatures: (K,), rising from exactly 0 to exactly 1.
-        kernel: `ULA` or `MALA`; its step size is a number or (K,) for one a rung.
-        num_chains: M, chains on each rung of each image.
-        num_steps: steps after burning in, on all rungs at once.
-        start: where chains begin: "base" (draws of the base distribution), "prior" (`prior_latents`),
-            "annealed" (from the base distribution up the ladder, `num_start_steps` on each rung),
-            "persistent" (`initial_latents`).
+        x: images (B, *image_shape), as the likelihood takes them.
+        inverse_temperatures: (K,) or (K, B), e.g. `power_schedule(8, 3.0)`.
         generator: source of all randomness.
-        num_burn_in: steps before, in which MALA's step sizes adapt on each rung; they are frozen afterwards.
-        num_start_steps: steps on each rung of the annealed start.
-        exchange_rungs: let neighbouring rungs swap states after each step.
-        first_parity: of the pairs that swap after the first step; where chains go on from another call, the number of
-            steps before it, since a state crosses the ladder only if even and odd pairs alternate.
-        shared_prior: hold no rung at t = 0 for each image: `prior_latents` stand for it (maximum likelihood).
-        prior_latents: (M0, d) draws of the prior. Where each image needs draws at t = 0, rungs do not
-            exchange and no trace is kept, M0 = M * B of them are dealt out to the images instead of running
-            chains there.
-        initial_latents: (K, M, B, d), or (K - 1, M, B, d) where prior draws stand for the lowest rung; for
-            the persistent start.
+        kernel: None for MALA that begins with step size 0.1.
+        num_chains: M, chains on each rung of each image.
+        num_steps: steps that are kept, with step sizes frozen.
+        num_burn_in: steps before, in which step sizes adapt.
+        exchange: let neighbouring rungs swap states.
         chunk_size: the most latents evaluated at once; it bounds memory.
-        trace: keep log-likelihood and energy of every step.
-        trace_scores: keep latents and scores of every step as well, which control variates need.
 
     Returns:
-        A `Ladder`.
+        Where the chains stand at the end, what happened, and every step with its latents and scores.
 
     Raises:
-        InputError: a bad schedule, `num_steps` or `num_chains` below 1, or a start without what it needs.
+        InputError: a bad schedule, kernel or count.
+
+    Example:
+        >>> twin = tg.LinearGaussian.random(2, 3, noise_std=0.5, weight_scale=1.0, seed=0)
+        >>> x = torch.zeros(4, 3, dtype=torch.float64)
+        >>> ladder, info, trace = tg.sample_ladder(twin, x, tg.power_schedule(5, 3.0), torch.Generator())
+        >>> ladder.latents.shape, trace.log_likelihood.shape
+        (torch.Size([5, 2, 4, 2]), torch.Size([100, 5, 2, 4]))
     """
-    check_schedule(inverse_temperatures)
-    counts = {"num_steps": num_steps, "num_chains": num_chains, "num_start_steps": num_start_steps}
-    for name, count in counts.items():
-        check_positive(name, count)
-    if num_burn_in < 0:
-        raise InputError(f"`num_burn_in` must not be negative, got {num_burn_in}.")
-    if chunk_size is not None:
-        check_positive("chunk_size", chunk_size)
-    if shared_prior and (prior_latents is None or exchange_rungs):
-        raise InputError("`shared_prior` needs `prior_latents`, and excludes `exchange_rungs`.")
-    t = inverse_temperatures.to(dtype=_dtype(model), device=x.device)
-    step_sizes = _step_sizes(kernel, t)
-    trace = trace or trace_scores
-    dealt = prior_latents if not exchange_rungs and not shared_prior and not trace else None
-    if dealt is not None and len(dealt) != num_chains * len(x):
-        raise InputError(
-            f"`prior_latents` must hold {num_chains} x {len(x)} draws to be dealt out to the images, "
-            f"got {len(dealt)}."
-        )
-    lowest = 1 if shared_prior or dealt is not None else 0  # rungs below it run no chain
-    target = Target(model, x, chunk_size)
-    kernel = replace(kernel, step_size=step_sizes[lowest:])
-    run = _Run(target, t[lowest:], kernel, exchange_rungs, first_parity, generator)
-    shape = (len(t) - lowest, num_chains, len(x))
-    state = run.begin(shape, start, num_start_steps, prior_latents, initial_latents)
-    for step in range(num_burn_in):
-        state, acceptance = run.step(state)
-        run.adapt(acceptance, gain=1 / (1 + step) ** 0.6)
-    run.reset_counters()
-    traces = []
-    for step in range(num_steps):
-        state, _ = run.step(state, last=step == num_steps - 1 and not trace_scores)
-        if trace:
-            traces.append(run.record(state, trace_scores))
-    step_sizes[lowest:] = run.step_sizes
-    bottom = _deal(target, dealt, shape) if dealt is not None else None
-    return run.ladder(state, bottom, step_sizes[1:] if shared_prior else step_sizes, prior_latents, traces)
-
-
-class _Run:
-    """The rungs that run chains, and what is counted while they run."""
-
-    def __init__(
-        self,
-        target: Target,
-        t: Tensor,
-        kernel: Kernel,
-        exchange_rungs: bool,
-        first_parity: int,
-        generator: torch.Generator,
-    ):
-        self.target, self.t, self.kernel = target, t, kernel
-        self.step_sizes = torch.as_tensor(kernel.step_size)
-        self.exchange_rungs, self.first_parity, self.generator = exchange_rungs, first_parity, generator
-        self.num_evaluated = 0
-        self.reset_counters()
-
-    def reset_counters(self) -> None:
-        self.num_steps = 0
-        self.acceptance = torch.zeros_like(self.t)
-        self.score_norm = torch.zeros_like(self.t)
-        self.swap_probability = torch.zeros_like(self.t[1:])
-        self.trips: RoundTrips | None = None
-
-    def begin(
-        self,
-        shape: tuple[int, int, int],
-        start: Start,
-        num_start_steps: int,
-        prior_latents: Tensor | None,
-        initial_latents: Tensor | None,
-    ) -> ChainState:
-        model = self.target.model
-        if start == "persistent":
-            wanted = (*shape, model.latent_dim)
-            if initial_latents is None or initial_latents.shape != wanted:
-                got = None if initial_latents is None else tuple(initial_latents.shape)
-                raise InputError(
-                    f"`initial_latents` must have shape {wanted} for a persistent start, got {got}."
-                )
-            position = initial_latents
-        elif start == "prior":
-            if prior_latents is None:
-                raise InputError("`prior_latents` must be given for a start from the prior, got None.")
-            pick = torch.randint(
-                len(prior_latents), shape, generator=self.generator, device=prior_latents.device
-            )
-            position = prior_latents[pick]
-        elif start == "annealed":
-            return self._climb(shape, num_start_steps)
-        elif start == "base":
-            position = model.sample_base(shape, self.generator)
-        else:
-            raise InputError(f"`start` must be base, prior, annealed or persistent, got {start!r}.")
-        self._count(shape[0], 1)
-        return self.kernel.init(self.target, position)
-
-    def _climb(self, shape: tuple[int, int, int], num_start_steps: int) -> ChainState:
-        """Start every rung where the rung below it ended, from the base distribution up."""
-        state = self.kernel.init(self.target, self.target.model.sample_base((1, *shape[1:]), self.generator))
-        self._count(1, 1)
-        rungs = []
-        for k in range(shape[0]):
-            kernel = replace(self.kernel, step_size=self.step_sizes[k])
-            for _ in range(num_start_steps):
-                state, _ = kernel.step(self.target, state, self.t[k].view(1, 1, 1), self.generator)
-                self._count(1, 1)
-            rungs.append(state)
-        return ChainState(*(torch.cat(fields) for fields in zip(*rungs, strict=True)))
-
-    def step(self, state: ChainState, last: bool = False) -> tuple[ChainState, Tensor]:
-        kernel = replace(self.kernel, step_size=self.step_sizes.view(-1, 1, 1))
-        t = self.t.view(-1, 1, 1)
-        self.score_norm = state.score(t).norm(dim=-1).mean((1, 2))
-        # A kernel with a test of acceptance needs the score at its proposal all the same.
-        take = kernel.last_step if last and isinstance(kernel, ULA) else kernel.step
-        state, info = take(self.target, state, t, self.generator)
-        self._count(len(self.t), 1)
-        acceptance = info.acceptance.mean((1, 2))
-        self.acceptance += acceptance
-        if self.exchange_rungs:
-            state, source, probability = exchange(
-                state, self.t, (self.first_parity + self.num_steps) % 2, self.generator
-            )
-            self.swap_probability += probability.mean((1, 2))
-            if self.trips is None:
-                self.trips = RoundTrips(source)
-            self.trips.update(source)
-        self.num_steps += 1
-        return state, acceptance
-
-    def adapt(self, acceptance: Tensor, gain: float) -> None:
-        if isinstance(self.kernel, MALA):
-            self.step_sizes = adapted_step_size(
-                self.step_sizes, acceptance, self.kernel.target_acceptance, gain
-            )
-
-    def record(self, state: ChainState, scores: bool) -> dict[str, Tensor]:
-        """Return what the trace keeps of one step, by the names of the ladder's fields."""
-        kept = {"log_likelihood_trace": state.log_likelihood, "energy_trace": state.energy}
-        if scores:
-            kept["latents_trace"] = state.position
-            kept["score_trace"] = state.score(self.t.view(-1, 1, 1))
-        return kept
-
-    def _count(self, num_rungs: int, num_steps: int) -> None:
-        self.num_evaluated += num_rungs * num_steps
-
-    def ladder(
-        self,
-        state: ChainState,
-        bottom: ChainState | None,
-        step_sizes: Tensor,
-        prior_latents: Tensor | None,
-        traces: list[dict[str, Tensor]],
-    ) -> Ladder:
-        num_chains = state.position.shape[1]
-        acceptance = self.acceptance / self.num_steps
-        score_norm, t = self.score_norm, self.t
-        if bottom is not None:
-            t = torch.cat([t.new_zeros(1), t])
-            acceptance = torch.cat([acceptance.new_ones(1), acceptance])
-            score_norm = torch.cat([bottom.prior_score.norm(dim=-1).mean().view(1), score_norm])
-            state = ChainState(*(torch.cat(pair) for pair in zip(bottom, state, strict=True)))
-        ladder = Ladder(
-            inverse_temperatures=t,
-            latents=state.position,
-            log_likelihood=state.log_likelihood,
-            energy=state.energy,
-            prior_latents=prior_latents,
-            acceptance=acceptance,
-            score_norm=score_norm,
-            step_sizes=step_sizes,
-            num_evaluations=num_chains * (self.num_evaluated + (bottom is not None)),
-            swap_rates=self.swap_probability / self.num_steps if self.exchange_rungs else None,
-            round_trips=float(self.trips.count.double().mean()) if self.trips is not None else None,
-        )
-        if not traces:
-            return ladder
-        stacked: dict[str, Any] = {name: torch.stack([step[name] for step in traces]) for name in traces[0]}
-        return replace(ladder, **stacked)
-
-
-def _deal(target: Target, prior_latents: Tensor, shape: tuple[int, int, int]) -> ChainState:
-    """Deal draws of the prior out to chains and images, as the rung t = 0."""
-    _, num_chains, num_images = shape
-    return target.measure(prior_latents.reshape(1, num_chains, num_images, -1))
-
-
-def _step_sizes(kernel: Kernel, t: Tensor) -> Tensor:
-    """Return one positive step size for each rung, (K,)."""
-    sizes = torch.as_tensor(kernel.step_size, dtype=t.dtype, device=t.device)
-    if sizes.dim() and sizes.shape != t.shape:
-        raise InputError(
-            f"`step_size` must be one number or have shape ({len(t)},), got {tuple(sizes.shape)}."
-        )
-    if not (sizes.isfinite() & (sizes > 0)).all():
-        raise InputError(f"`step_size` must be positive, got {sizes.tolist()}.")
-    return sizes.expand(len(t)).clone()
-
-
-def _dtype(model: LatentModel) -> torch.dtype:
-    return next(model.parameters()).dtype
+    sampler = LadderSampler(
+        inverse_temperatures, kernel or MALA(0.1), num_chains, exchange, chunk_size=chunk_size
+    )
+    state = sampler.start(model, x, generator)
+    sampler, state = sampler.adapt(model, x, state, num_burn_in, generator)
+    return sampler.trace(model, x, state, num_steps, generator, scores=True)

@@ -15,31 +15,42 @@ from thermograd.errors import InputError
 
 
 def check_schedule(inverse_temperatures: Tensor) -> None:
-    """Check that temperatures rise strictly from exactly 0 to exactly 1.
+    """Check that temperatures rise strictly from exactly 0 to exactly 1, for each image where they are its own.
 
     Args:
-        inverse_temperatures: (K,), K at least 2.
+        inverse_temperatures: (K,) or (K, B), K at least 2.
 
     Raises:
         InputError: another shape, a value that is not finite, another first or last value, or one that does
             not rise.
     """
-    if inverse_temperatures.ndim != 1 or len(inverse_temperatures) < 2:
+    if inverse_temperatures.ndim not in (1, 2) or len(inverse_temperatures) < 2:
         shape = tuple(inverse_temperatures.shape)
-        raise InputError(f"`inverse_temperatures` must have shape (K,) with K at least 2, got {shape}.")
-    values = inverse_temperatures.tolist()
-    for k, value in enumerate(values):
-        if not math.isfinite(value):
-            raise InputError(f"`inverse_temperatures` must be finite, got {value} at rung {k}.")
-    if values[0] != 0:
-        raise InputError(f"`inverse_temperatures` must start at exactly 0, got {values[0]}.")
-    if values[-1] != 1:
-        raise InputError(f"`inverse_temperatures` must end at exactly 1, got {values[-1]}.")
-    for k in range(1, len(values)):
-        if not values[k] > values[k - 1]:
-            raise InputError(
-                f"`inverse_temperatures` must rise, got {values[k]} after {values[k - 1]} at rung {k}."
-            )
+        raise InputError(
+            f"`inverse_temperatures` must have shape (K,) or (K, B) with K at least 2, got {shape}."
+        )
+    t = inverse_temperatures.detach().cpu().reshape(len(inverse_temperatures), -1)
+    for bad, wanted in (
+        (~t.isfinite(), "be finite"),
+        (_at(t, 0) & (t != 0), "start at exactly 0"),
+        (_at(t, -1) & (t != 1), "end at exactly 1"),
+    ):
+        if bad.any():
+            k, i = bad.nonzero()[0].tolist()
+            raise InputError(f"`inverse_temperatures` must {wanted}, got {float(t[k, i])} at rung {k}.")
+    falls = ~(t.diff(dim=0) > 0)
+    if falls.any():
+        k, i = falls.nonzero()[0].tolist()
+        raise InputError(
+            f"`inverse_temperatures` must rise, got {float(t[k + 1, i])} after {float(t[k, i])} at rung {k + 1}."
+        )
+
+
+def _at(t: Tensor, rung: int) -> Tensor:
+    """Return where a table (K, B) is of one rung."""
+    where = torch.zeros_like(t, dtype=torch.bool)
+    where[rung] = True
+    return where
 
 
 def linear_schedule(num_rungs: int) -> Tensor:

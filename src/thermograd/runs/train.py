@@ -194,7 +194,7 @@ class _Loop:
         config, folder = self.config, self.folder / "samples"
         model = build_model(config)
         model.load_state_dict(self.trainer.average or self.trainer.model.state_dict())
-        chains = adapted_prior_chains(config, self.trainer.prior_step_size)
+        chains = adapted_prior_chains(config, self.trainer.chains.prior_step_size)
         samples = sample_images(model, chains, 64, config.seed)
         save_png(image_grid(samples.images), folder / f"samples_epoch_{epoch:04d}.png")
         x = batch_images(config, self.data, range(min(32, len(self.data))), 0, self.trainer.device)

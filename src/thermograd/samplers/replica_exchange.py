@@ -12,12 +12,13 @@ References:
 import torch
 from torch import Tensor
 
-from thermograd.samplers.target import ChainState
+from thermograd.samplers.target import ChainState, columns
 
 
 def swap_probability(inverse_temperatures: Tensor, log_likelihood: Tensor) -> Tensor:
     """Return min(1, exp((t_k - t_{k+1})(l_{k+1} - l_k))) for each pair of neighbours, (K - 1, M, B)."""
-    gap = (inverse_temperatures[:-1] - inverse_temperatures[1:]).view(-1, 1, 1)
+    t = inverse_temperatures if inverse_temperatures.dim() == 3 else columns(inverse_temperatures)
+    gap = t[:-1] - t[1:]
     return (gap * (log_likelihood[1:] - log_likelihood[:-1])).clamp(max=0).exp()
 
 
@@ -30,7 +31,7 @@ def exchange(
 
     Args:
         state: chains on rungs, leading axes (K, M, B).
-        inverse_temperatures: (K,).
+        inverse_temperatures: (K,), (K, B), or as a column (K, 1, 1) or (K, 1, B).
         parity: 0 for the pairs (0, 1), (2, 3), ...; 1 for (1, 2), (3, 4), ...
         generator: the source of the uniforms.
 

@@ -38,6 +38,10 @@ class ChainState(NamedTuple):
         return t.unsqueeze(-1) * self.likelihood_score + self.prior_score
 
 
+VECTOR_FIELDS = tuple(Evaluation._fields.index(name) for name in ("likelihood_score", "prior_score"))
+"""Places in `Evaluation` of what has a latent axis."""
+
+
 class Info(NamedTuple):
     """What happened in one step.
 
@@ -96,9 +100,14 @@ class Target:
         )
 
 
+def columns(values: Tensor) -> Tensor:
+    """Return values per rung (K,) as (K, 1, 1), or per rung and image (K, B) as (K, 1, B), to meet chains (K, M, B)."""
+    return values.view(-1, 1, 1) if values.dim() == 1 else values.unsqueeze(1)
+
+
 def field_dim(index: int) -> int:
     """Return the number of axes of a field of `Evaluation` over (rows, images[, d])."""
-    return 3 if Evaluation._fields[index].endswith("_score") else 2
+    return 3 if index in VECTOR_FIELDS else 2
 
 
 def chunks(num_rows: int, num_images: int, chunk_size: int) -> Iterator[tuple[slice, slice]]:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from thermograd.errors import RunError
+from thermograd.training.chains import Draws
 
 
 def check_finite(name: str, values: Tensor, step: int) -> None:
@@ -18,15 +19,21 @@ def check_finite(name: str, values: Tensor, step: int) -> None:
         raise RunError(f"The {name} is not finite at step {step}.")
 
 
-def check_draws(quantities: Mapping[str, Tensor], largest_latent: float, step: int) -> None:
-    """Stop the run where what chains gave is not finite, or latents (their names end so) have become too long.
+def check_draws(draws: Draws, largest_latent: float, step: int) -> None:
+    """Stop the run where what chains gave is not finite, or latents have become too long.
 
     Raises:
         RunError: the first quantity at fault, and the step.
     """
-    for name, values in quantities.items():
+    ladder, prior = draws.ladder, draws.prior
+    quantities = {"log-likelihood": ladder.log_likelihood, "energy": ladder.energy}
+    latents = {"posterior latents": ladder.latents}
+    if prior is not None:
+        quantities["prior energy"], latents["prior latents"] = prior.energy, prior.latents
+    for name, values in (quantities | latents).items():
         check_finite(name, values, step)
-        if name.endswith("latents") and (length := float(values.norm(dim=-1).mean())) > largest_latent:
+    for name, values in latents.items():
+        if (length := float(values.norm(dim=-1).mean())) > largest_latent:
             raise RunError(
                 f"The {name} exploded at step {step}: mean length {length:.3g}, "
                 f"training.largest_latent {largest_latent:g}. A smaller step_size may help."

@@ -1,7 +1,7 @@
 """Probing the learning gradient of a run at frozen parameters: by any estimator, and every so many steps of training.
 
-A probe reads the model, the schedule, step sizes and stored chains of a `Trainer` and changes none of them. Its random
-streams are its own, so training with and without it is the same, on a CPU to the byte.
+A probe reads the model and the `Chains` of a run and changes none of them. Its random streams are its own, so training
+with and without it is the same, on a CPU to the byte. Its chains evaluate the model in float32, whatever training does.
 """
 
 import math
@@ -20,10 +20,12 @@ from thermograd.errors import InputError, RunError
 from thermograd.gradients.reference import Reference
 from thermograd.gradients.rules import ESTIMATORS, PRIOR_RULES, Weights, compute_noisy_weights
 from thermograd.gradients.variance import Measurement, Rule, make_rule, measure_gradients
-from thermograd.ladders.ladder import Ladder, sample_ladder
+from thermograd.ladders.ladder import Ladder, LadderSampler
+from thermograd.models.latent_model import LatentModel
 from thermograd.streams import stream, stream_seed
 from thermograd.training.builder import batch_images
-from thermograd.training.trainer import Trainer, make_kernel
+from thermograd.training.chains import Chains, make_kernel
+from thermograd.training.trainer import Trainer
 
 NUM_PILOT_STEPS = 60
 """Steps in which MALA finds step sizes for a ladder that the run does not have."""
@@ -94,8 +96,6 @@ def estimator_config(config: RunConfig, estimator: str, changes: Changes) -> Run
         prior["start"] = "base"  # stored chains of the prior are of another number
         prior["num_chains"] = prior["num_chains"] if num_rungs == 2 else None
     values["training"]["batch_size"] = batch_size
-    # No state that a probe does not use.
-    values["optimiser"] |= {"kind": "sgd", "clip_norm": None, "ema_decay": None}
     return validate_config(values)
 
 
@@ -103,17 +103,18 @@ def estimator_config(config: RunConfig, estimator: str, changes: Changes) -> Run
 class Sampler:
     """One kind of ladder, and the estimators that are read off it."""
 
-    trainer: Trainer
+    chains: Chains
     rules: dict[str, Rule] = field(default_factory=dict)
 
 
 def make_samplers(
-    own: Trainer, configs: Mapping[str, RunConfig], x: Tensor, stored: bool = True
+    own: Chains, model: LatentModel, configs: Mapping[str, RunConfig], x: Tensor, stored: bool = True
 ) -> list[Sampler]:
     """Return samplers for estimators, one for all that read the same kind of ladder.
 
     Args:
-        own: the run's trainer, from which schedule, step sizes and stored chains are taken where they fit.
+        own: the run's chains, from which schedule, step sizes and stored chains are taken where they fit.
+        model: the run's model.
         configs: of each estimator, from `estimator_config`.
         x: images on which MALA finds step sizes for ladders that the run does not have.
         stored: whether the images probed are those of the stored chains.
@@ -123,52 +124,49 @@ def make_samplers(
     """
     samplers: dict[Any, Sampler] = {}
     for name, config in configs.items():
-        estimator = ESTIMATORS[config.gradient.estimator]
-        rule = PRIOR_RULES[config.gradient.prior_rule]
-        shared = not (estimator.needs_ladder or rule.needs_ladder)
+        chains = _make_chains(own, model, config, x, stored)
         gradient = config.gradient
-        key = (shared, gradient.num_chains, gradient.num_rungs, gradient.schedule, config.posterior_chains)
-        if key not in samplers:
-            samplers[key] = Sampler(_make_trainer(own, config, x, stored))
-        samplers[key].rules[name] = make_rule(estimator, rule)
+        key = (
+            chains.bottom,
+            gradient.num_chains,
+            gradient.num_rungs,
+            gradient.schedule,
+            config.posterior_chains,
+        )
+        sampler = samplers.setdefault(key, Sampler(chains))
+        sampler.rules[name] = make_rule(ESTIMATORS[gradient.estimator], PRIOR_RULES[gradient.prior_rule])
     return list(samplers.values())
 
 
-def _make_trainer(own: Trainer, config: RunConfig, x: Tensor, stored: bool) -> Trainer:
-    trainer = Trainer(config, own.model, num_images=1)  # a store of its own is never used
-    trainer.prior_step_size = own.prior_step_size
-    trainer.stored_prior = own.stored_prior if trainer.stored_prior is not None else None
-    gradient, chains = config.gradient, config.posterior_chains
-    same_rungs = gradient.num_rungs == own.config.gradient.num_rungs
-    if chains.start == "persistent":
-        fits = same_rungs and gradient.num_chains == own.config.gradient.num_chains
+def _make_chains(own: Chains, model: LatentModel, config: RunConfig, x: Tensor, stored: bool) -> Chains:
+    """Return the chains of another estimator, at the run's temperatures and step sizes where they fit."""
+    chains = Chains(config, model, num_images=1)  # a store of its own is never used
+    chains.prior_step_size = own.prior_step_size
+    chains.stored_prior = own.stored_prior if chains.stored_prior is not None else None
+    gradient, settings, run = config.gradient, config.posterior_chains, own.config
+    same_rungs = gradient.num_rungs == run.gradient.num_rungs
+    if settings.start == "persistent":
+        fits = same_rungs and gradient.num_chains == run.gradient.num_chains
         if own.stored is None or not fits or not stored:
             raise InputError(
                 f"`start` persistent needs chains that the run stored for its training images on {gradient.num_rungs} "
                 f"rungs with {gradient.num_chains} chains; try base or annealed."
             )
-        trainer.stored = own.stored
-    if same_rungs and gradient.schedule == own.config.gradient.schedule:
-        trainer.schedule = own.schedule
-        if chains.kernel == own.config.posterior_chains.kernel:
-            trainer.step_sizes = own.step_sizes
-            return trainer
-    if chains.kernel == "mala":
-        pilot = sample_ladder(
-            own.model,
-            x,
-            trainer.schedule,
-            make_kernel("mala", trainer.step_sizes),
-            1,
-            1,
-            "base",
-            stream(own.config.seed, "probe-pilot", 0, own.device),
-            num_burn_in=NUM_PILOT_STEPS,
-            chunk_size=config.compute.chunk_size,
-        )
-        if pilot.step_sizes is not None:
-            trainer.step_sizes = pilot.step_sizes
-    return trainer
+        chains.stored = own.stored
+    if same_rungs and gradient.schedule == run.gradient.schedule:
+        chains.schedule = own.schedule
+        if settings.kernel == run.posterior_chains.kernel:
+            chains.step_sizes = own.step_sizes
+            return chains
+    generator = stream(run.seed, "probe-pilot", 0, own.device)
+    pilot = LadderSampler(
+        chains.schedule,
+        make_kernel(settings.kernel, chains.step_sizes),
+        chunk_size=config.compute.chunk_size,
+    )
+    pilot, _ = pilot.adapt(model, x, pilot.start(model, x, generator), NUM_PILOT_STEPS, generator)
+    chains.step_sizes = pilot.step_sizes(chains.step_sizes)
+    return chains
 
 
 def random_batches(num_images: int, batch_size: int, num_batches: int, seed: int, name: str) -> np.ndarray:
@@ -183,6 +181,7 @@ def random_batches(num_images: int, batch_size: int, num_batches: int, seed: int
 
 
 def measure_batches(
+    model: LatentModel,
     samplers: Sequence[Sampler],
     batches: Sequence[Tensor],
     index: np.ndarray,
@@ -196,6 +195,7 @@ def measure_batches(
     """Measure estimators on batches, with random streams under the prefix `name`.
 
     Args:
+        model: the run's model, which stays as it is.
         samplers: from `make_samplers`.
         batches: images of each batch.
         index: which images they are, for chains that are stored.
@@ -210,24 +210,25 @@ def measure_batches(
     """
     found: dict[str, Measurement] = {}
     for sampler in samplers:
-        trainer = sampler.trainer
+        chains = sampler.chains
 
-        def draw(b: int, r: int, trainer: Trainer = trainer) -> Ladder:
+        def draw(b: int, r: int, chains: Chains = chains) -> tuple[Ladder, float]:
             numbers = torch.from_numpy(index[b])
-            ladder = trainer.draw(batches[b], numbers, b * num_repeats + r, name=f"{name}-").ladder
+            draws = chains.draw(model, batches[b], numbers, b * num_repeats + r, name=f"{name}-")
+            ladder = draws.ladder
             if not (ladder.log_likelihood.isfinite().all() and ladder.energy.isfinite().all()):
                 raise RunError(f"The chains of the probe are not finite in batch {b}, repeat {r}.")
-            return ladder
+            return ladder, draws.info.num_evaluations
 
         found |= measure_gradients(
-            trainer.model,
+            model,
             batches,
             draw,
             sampler.rules,
             num_repeats,
             references=references,
             by_rung=by_rung,
-            chunk_size=trainer.config.compute.chunk_size,
+            chunk_size=chains.config.compute.chunk_size,
             on_gradient=on_gradient,
         )
     return found
@@ -294,15 +295,17 @@ class Probe:
         seed = self.config.seed
         fresh = random_batches(len(self.data), size, settings.batches, seed, f"probe-batches-{step}")
         fixed_images, fresh_images = self._images(self.fixed), self._images(fresh)
-        samplers = make_samplers(self.trainer, self.configs, fixed_images[0])
+        model, chains = self.trainer.model, self.trainer.chains
+        samplers = make_samplers(chains, model, self.configs, fixed_images[0])
         if not samplers:
-            samplers = [Sampler(self.trainer, {self.config.gradient.estimator: self._own_rule(step)})]
+            samplers = [Sampler(chains, {self.config.gradient.estimator: self._own_rule(step)})]
         found: dict[str, dict[str, Any]] = {}
         for kind, index, images in (
             ("fixed", self.fixed, fixed_images),
             ("fresh", fresh, fresh_images),
         ):
             measured = measure_batches(
+                model,
                 samplers,
                 images,
                 index,

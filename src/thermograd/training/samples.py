@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 
 from thermograd.config.schema import PriorChainsConfig
-from thermograd.ladders.ladder import Ladder, sample_ladder
+from thermograd.ladders.ladder import Ladder, LadderSampler
 from thermograd.ladders.schedules import power_schedule
 from thermograd.models.latent_ebm import LatentEBM
 from thermograd.models.latent_model import LatentModel
 from thermograd.samplers.mala import MALA
 from thermograd.samplers.prior import sample_prior
 from thermograd.streams import stream
-from thermograd.training.trainer import make_kernel
+from thermograd.training.chains import make_kernel
 
 
 @dataclass(frozen=True)
@@ -97,16 +97,10 @@ def sample_posterior(
     Returns:
         The ladder; the posterior's draws are on its last rung.
     """
-    return sample_ladder(
-        model,
-        x,
-        power_schedule(num_rungs, power),
-        MALA(step_size),
-        num_chains,
-        num_steps,
-        "base",
-        stream(seed, "evaluation-posterior", step, x.device),
-        num_burn_in=num_burn_in,
-        exchange_rungs=True,
-        chunk_size=chunk_size,
+    generator = stream(seed, "evaluation-posterior", step, x.device)
+    sampler = LadderSampler(
+        power_schedule(num_rungs, power), MALA(step_size), num_chains, exchange=True, chunk_size=chunk_size
     )
+    state = sampler.start(model, x, generator)
+    sampler, state = sampler.adapt(model, x, state, num_burn_in, generator)
+    return sampler.run(model, x, state, num_steps, generator)[0]

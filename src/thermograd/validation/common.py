@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from thermograd.errors import Caution, InputError
-from thermograd.ladders.ladder import Ladder
+from thermograd.ladders.ladder import Ladder, LadderTrace
 from thermograd.models.linear_gaussian import LinearGaussian
 
 NUM_RUNGS = 11
@@ -124,17 +124,16 @@ def stream(settings: Settings, number: int) -> torch.Generator:
 def exact_ladder(
     twin: LinearGaussian, x: Tensor, t: Tensor, num_chains: int, generator: torch.Generator
 ) -> Ladder:
-    """Return a ladder of exact independent draws; the draws stand as one step of a trace, too."""
+    """Return a ladder of exact independent draws."""
     latents = twin.sample_power_posterior(x, t, num_chains, generator)
     with torch.no_grad():
-        log_likelihood, energy = twin.log_likelihood(x, latents), twin.energy(latents)
-    return Ladder(
-        t,
-        latents,
-        log_likelihood,
-        energy,
-        num_evaluations=len(t) * num_chains,
-        log_likelihood_trace=log_likelihood.unsqueeze(0),
+        return Ladder(t, latents, twin.log_likelihood(x, latents), twin.energy(latents))
+
+
+def as_one_step(ladder: Ladder) -> LadderTrace:
+    """Return independent draws as one step of M chains."""
+    return LadderTrace(
+        ladder.inverse_temperatures, ladder.log_likelihood.unsqueeze(0), ladder.energy.unsqueeze(0)
     )
 
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 from torch import Tensor
 
@@ -20,6 +21,7 @@ from thermograd.validation.common import (
     NUM_RUNGS,
     Row,
     Settings,
+    as_one_step,
     exact_ladder,
     stream,
     verdict,
@@ -38,12 +40,12 @@ def evidence_rows(
         warnings += [caution.under(method) for caution in result.warnings]
         yield _evidence_row(method, result, truth)
     t = power_schedule(NUM_RUNGS, 3.0)
-    ladder = exact_ladder(twin, x, t, 90, stream(settings, 19))
+    trace = as_one_step(exact_ladder(twin, x, t, 90, stream(settings, 19)))
     for name, result in (
-        ("exact draws, corrected trapezoid", thermodynamic_integration(ladder, "corrected")),
-        ("exact draws, stepping-stone", stepping_stone(ladder)),
+        ("exact draws, corrected trapezoid", thermodynamic_integration(trace, "corrected")),
+        ("exact draws, stepping-stone", stepping_stone(trace)),
     ):
-        yield _evidence_row(name, result, truth)
+        yield _evidence_row(name, replace(result, num_evaluations=90 * NUM_RUNGS), truth)
 
 
 def _evidence_row(name: str, result: Evidence, truth: Tensor) -> Row:

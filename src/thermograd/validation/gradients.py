@@ -12,7 +12,7 @@ from torch import Tensor
 
 from thermograd.gradients.backward import learning_gradient
 from thermograd.gradients.rules import ESTIMATORS, PRIOR_RULES, Estimator, PriorRule, compute_weights
-from thermograd.ladders.ladder import Ladder, sample_ladder
+from thermograd.ladders.ladder import Ladder, LadderSampler
 from thermograd.ladders.schedules import power_schedule
 from thermograd.models.linear_gaussian import LinearGaussian
 from thermograd.samplers.langevin import ULA
@@ -110,18 +110,11 @@ def _estimate(
 
 
 def _short_run(twin: LinearGaussian, x: Tensor, generator: torch.Generator) -> Ladder:
-    return sample_ladder(
-        twin,
-        x,
-        torch.tensor([0.0, 1.0], dtype=torch.float64),
-        ULA(SHORT_RUN_STEP_SIZE),
-        1,
-        SHORT_RUN_STEPS,
-        "base",
-        generator,
-        shared_prior=True,
-        prior_latents=twin.sample_prior(len(x), generator),
-    )
+    ends = torch.tensor([0.0, 1.0], dtype=torch.float64)
+    prior_latents = twin.sample_prior(len(x), generator)
+    sampler = LadderSampler(ends, ULA(SHORT_RUN_STEP_SIZE), bottom="shared")
+    state = sampler.start(twin, x, generator)
+    return sampler.run(twin, x, state, SHORT_RUN_STEPS, generator, prior_latents)[0]
 
 
 def _short_run_limit(twin: LinearGaussian, x: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from thermograd.errors import Caution, RunError
 from thermograd.ladders.diagnostics import ladder_warnings, monte_carlo_error
-from thermograd.ladders.ladder import sample_ladder
+from thermograd.ladders.ladder import LadderSampler
 from thermograd.ladders.schedules import power_schedule
 from thermograd.models.linear_gaussian import LinearGaussian
 from thermograd.samplers.langevin import ULA
@@ -29,32 +29,21 @@ def kernel_rows(
     for name, swaps in (("MALA", False), ("MALA with exchange", True)):
         curvature = 1 + t * torch.linalg.eigvalsh(_posterior_precision(twin)).max() - t
         kernel = MALA(1.2 * settings.latent_dim ** (-1 / 6) / curvature.sqrt())
-        ladder = sample_ladder(
-            twin,
-            x,
-            t,
-            kernel,
-            KERNEL_CHAINS,
-            KERNEL_STEPS,
-            "base",
-            stream(settings, 4 + swaps),
-            num_burn_in=KERNEL_STEPS,
-            exchange_rungs=swaps,
-            trace=True,
-        )
-        trace = ladder.log_likelihood_trace
-        if trace is None:
-            raise RuntimeError("a ladder sampled with a trace holds it.")
+        generator = stream(settings, 4 + swaps)
+        sampler = LadderSampler(t, kernel, KERNEL_CHAINS, swaps)
+        sampler, state = sampler.adapt(twin, x, sampler.start(twin, x, generator), KERNEL_STEPS, generator)
+        _, info, steps = sampler.trace(twin, x, state, KERNEL_STEPS, generator)
+        trace = steps.log_likelihood
         if not trace.isfinite().all():
             raise RunError(f"Chains of {name} diverged on the twin; the exact kernel cannot.")
         means = trace.mean(-1).transpose(1, 2)
         bias, error = means.mean((0, 1)) - exact, monte_carlo_error(means)
         worst = int((bias / error).abs().argmax())
         ok = within_chance(bias / error, KERNEL_CHAINS * KERNEL_STEPS // 10)
-        warnings += [caution.under(name) for caution in ladder_warnings(ladder)]
+        warnings += [caution.under(name) for caution in ladder_warnings(info, steps)]
         yield Row(
             f"{name}, mean log-likelihood on the worst of {NUM_RUNGS} rungs, t = {float(t[worst]):.3g}",
-            ladder.num_evaluations,
+            info.num_evaluations,
             float(bias[worst]),
             float(error[worst]),
             float(means[..., worst].std()),
@@ -88,7 +77,9 @@ def _ula(twin: LinearGaussian, x: Tensor, settings: Settings) -> Row:
     """Run ULA from the base distribution, and compare with its own exact law after as many steps."""
     h = float(torch.linalg.eigvalsh(_posterior_precision(twin)).max() ** -0.5)
     t = torch.tensor([0.0, 1.0], dtype=torch.float64)
-    ladder = sample_ladder(twin, x, t, ULA(h), ULA_CHAINS, ULA_STEPS, "base", stream(settings, 3))
+    generator = stream(settings, 3)
+    sampler = LadderSampler(t, ULA(h), ULA_CHAINS)
+    ladder, _ = sampler.run(twin, x, sampler.start(twin, x, generator), ULA_STEPS, generator)
     means = ladder.log_likelihood[-1].mean(-1)
     exact = float(twin.expected_log_likelihood(x, 1.0).detach().mean())
     mean, covariance = ula_law(twin, x, h, ULA_STEPS)

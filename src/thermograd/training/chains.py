@@ -1,0 +1,228 @@
+"""The chains of a run: where they stand, their step sizes, and the temperatures at which they run.
+
+A visit draws the prior and the ladder of a batch from where its chains stand; `keep` stores where they ended, and lets
+step sizes and the schedule follow what was seen. A probe visits and keeps nothing, so measuring changes no training.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from thermograd.config.schema import RunConfig, ScheduleConfig
+from thermograd.errors import InputError
+from thermograd.gradients.rules import ESTIMATORS, PRIOR_RULES
+from thermograd.ladders.ladder import Bottom, Ladder, LadderInfo, LadderSampler
+from thermograd.ladders.schedules import (
+    RunningMoments,
+    equal_length_schedule,
+    equal_swap_schedule,
+    geometric_schedule,
+    linear_schedule,
+    power_schedule,
+    sigmoid_schedule,
+)
+from thermograd.models.latent_model import LatentModel
+from thermograd.samplers.langevin import ULA
+from thermograd.samplers.mala import MALA, adapted_step_size
+from thermograd.samplers.prior import Kernel, PriorDraws, sample_prior
+from thermograd.streams import stream
+
+LARGEST_STORE = 4 * 2**30
+"""Bytes of stored chains beyond which a run is refused; fewer rungs, chains or images make them smaller."""
+
+
+def make_schedule(config: ScheduleConfig, num_rungs: int) -> Tensor:
+    """Return the inverse temperatures (K,) with which a run begins, in float64."""
+    match config.kind:
+        case "linear":
+            return linear_schedule(num_rungs)
+        case "geometric":
+            return geometric_schedule(num_rungs, config.smallest)
+        case "sigmoid":
+            return sigmoid_schedule(num_rungs, config.steepness)
+        case _:
+            return power_schedule(num_rungs, config.power)
+
+
+def make_kernel(kind: str, step_size: float | Tensor) -> Kernel:
+    """Return the kernel that a config names."""
+    return MALA(step_size) if kind == "mala" else ULA(step_size)
+
+
+@dataclass(frozen=True)
+class Draws:
+    """What one visit sampled: draws of the prior, where chains ran there, the ladder, and what happened on it."""
+
+    prior: PriorDraws | None
+    ladder: Ladder
+    info: LadderInfo
+
+
+class Chains:
+    """Prior chains, stored posterior chains, their step sizes and the schedule of a run.
+
+    Args:
+        config: the run.
+        model: the model that is sampled; its device and number format are taken.
+        num_images: size of the training set, for chains that are stored for each image.
+
+    Raises:
+        InputError: stored chains would take more memory than `LARGEST_STORE`.
+    """
+
+    def __init__(self, config: RunConfig, model: LatentModel, num_images: int):
+        self.config = config
+        like = next(model.parameters())
+        self.device = like.device
+        gradient, chains = config.gradient, config.posterior_chains
+        rules = ESTIMATORS[gradient.estimator], PRIOR_RULES[gradient.prior_rule]
+        self.bottom: Bottom = "shared"
+        if any(rule.needs_ladder for rule in rules):
+            self.bottom = "chains" if chains.exchange else "dealt"
+        self.runs_prior_chains = self.bottom != "chains" or chains.start == "prior"
+        self.schedule = make_schedule(gradient.schedule, gradient.num_rungs)
+        self.step_sizes = torch.full((gradient.num_rungs,), chains.step_size, device=self.device)
+        self.prior_step_size = torch.tensor(config.prior_chains.step_size, device=self.device)
+        self.moments = RunningMoments(gradient.num_rungs, decay=0.99)
+        self.swap_rates: Tensor | None = None
+        self.stored = self._make_store(model, num_images) if chains.start == "persistent" else None
+        self.stored_prior = None
+        if config.prior_chains.start == "persistent" and self.runs_prior_chains:
+            generator = self.stream("stored-prior", 0)
+            self.stored_prior = model.sample_base((self._num_prior_chains(),), generator)
+
+    @property
+    def num_running_rungs(self) -> int:
+        """Return the rungs that run chains of their own for each image."""
+        return self.config.gradient.num_rungs - (self.bottom != "chains")
+
+    def stream(self, name: str, step: int) -> torch.Generator:
+        """Return the stream of chains, which `chain_stream` exchanges for another of the same seed."""
+        number = self.config.chain_stream
+        name = f"chain-stream-{number}-{name}" if number else name
+        return stream(self.config.seed, name, step, self.device)
+
+    def _make_store(self, model: LatentModel, num_images: int) -> Tensor:
+        shape = (num_images, self.num_running_rungs, self.config.gradient.num_chains)
+        size = 4 * math.prod(shape) * model.latent_dim
+        if size > LARGEST_STORE:
+            raise InputError(
+                f"`posterior_chains.start` persistent would store {size / 2**30:.1f} GiB of chains "
+                f"(at most {LARGEST_STORE / 2**30:.0f}): lower gradient.num_rungs or num_chains, "
+                f"or choose another start."
+            )
+        return model.sample_base(shape, self.stream("stored-chains", 0))
+
+    def _num_prior_chains(self) -> int:
+        settings = self.config
+        return settings.prior_chains.num_chains or settings.gradient.num_chains * settings.training.batch_size
+
+    # --- a visit ---
+
+    def draw(self, model: LatentModel, x: Tensor, index: Tensor, step: int, name: str = "") -> Draws:
+        """Sample the prior and the ladder of a batch, from where the stored chains stand.
+
+        Args:
+            model: what the chains evaluate, in the precision that is wanted.
+            x: images (B, *image_shape).
+            index: (B,), which training images they are, for chains that are stored.
+            step: counter of the random streams, and of the visits whose parity says which rungs swap first.
+            name: prefix of the random streams; measurements have one of their own.
+        """
+        config, chains = self.config, self.config.posterior_chains
+        prior = None
+        if self.runs_prior_chains:
+            generator = self.stream(f"{name}prior-chains", step)
+            start = self.stored_prior
+            if start is None:
+                start = model.sample_base((self._num_prior_chains(),), generator)
+            kernel = make_kernel(config.prior_chains.kernel, self.prior_step_size)
+            prior = sample_prior(model, kernel, config.prior_chains.num_steps, start, generator)
+        latents = None if prior is None else prior.latents
+        generator = self.stream(f"{name}posterior-chains", step)
+        sampler = self.sampler()
+        at: Any = chains.start if self.stored is None else self.stored[index].permute(1, 2, 0, 3)
+        num_start_steps = chains.num_start_steps
+        state = sampler.start(model, x, generator, at, prior_latents=latents, num_steps=num_start_steps)
+        state = state.after(step * chains.num_steps)
+        ladder, info = sampler.run(model, x, state, chains.num_steps, generator, latents)
+        return Draws(prior, ladder, info)
+
+    def sampler(self) -> LadderSampler:
+        """Return the sampler of a visit, at the temperatures and step sizes as they stand."""
+        config = self.config
+        return LadderSampler(
+            self.schedule,
+            make_kernel(config.posterior_chains.kernel, self.step_sizes),
+            config.gradient.num_chains,
+            config.posterior_chains.exchange,
+            self.bottom,
+            config.compute.chunk_size,
+        )
+
+    def keep(self, draws: Draws, index: Tensor, step: int) -> None:
+        """Store chains for their next visit, and let step sizes and the schedule follow what was seen."""
+        chains, info = self.config.posterior_chains, draws.info
+        if self.stored is not None:
+            self.stored[index] = info.state.chains.position.permute(2, 0, 1, 3)
+        if self.stored_prior is not None and draws.prior is not None:
+            self.stored_prior = draws.prior.latents
+        if chains.kernel == "mala":
+            rungs = slice(-self.num_running_rungs, None)  # a rung of dealt draws has no step size to adapt
+            self.step_sizes[rungs] = adapted_step_size(
+                self.step_sizes[rungs],
+                info.acceptance[rungs],
+                MALA(self.step_sizes).target_acceptance,
+                chains.adaptation_gain,
+            )
+        if draws.prior is not None and self.config.prior_chains.kernel == "mala":
+            self.prior_step_size = adapted_step_size(
+                self.prior_step_size,
+                torch.tensor(draws.prior.acceptance),
+                MALA(self.prior_step_size).target_acceptance,
+                chains.adaptation_gain,
+            )
+        self._adapt_schedule(draws, step)
+
+    def _adapt_schedule(self, draws: Draws, step: int) -> None:
+        schedule = self.config.gradient.schedule
+        if schedule.kind == "equal-length":
+            self.moments.update(draws.ladder.log_likelihood)
+            if (step + 1) % schedule.adapt_every == 0:
+                new = equal_length_schedule(self.schedule, self.moments.variance)
+                self.moments.move(self.schedule, new)
+                self.schedule = new
+        elif schedule.kind == "equal-swap" and draws.info.swap_rates is not None:
+            rates = draws.info.swap_rates.double().cpu()
+            self.swap_rates = rates if self.swap_rates is None else 0.95 * self.swap_rates + 0.05 * rates
+            if (step + 1) % schedule.adapt_every == 0:
+                self.schedule = equal_swap_schedule(self.schedule, self.swap_rates)
+
+    # --- saving ---
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return all that a resumed run needs."""
+        tensors = {
+            "schedule": self.schedule,
+            "step_sizes": self.step_sizes,
+            "prior_step_size": self.prior_step_size,
+        }
+        tensors |= {f"moments.{name}": tensor for name, tensor in self.moments.tensors().items()}
+        optional = {"stored": self.stored, "stored_prior": self.stored_prior, "swap_rates": self.swap_rates}
+        return tensors | {name: tensor for name, tensor in optional.items() if tensor is not None}
+
+    def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take back what `tensors` returned."""
+        self.schedule = tensors["schedule"]
+        self.step_sizes = tensors["step_sizes"].to(self.device)
+        self.prior_step_size = tensors["prior_step_size"].to(self.device)
+        self.moments.load({name: tensors[f"moments.{name}"] for name in self.moments.tensors()})
+        if self.stored is not None:
+            self.stored = tensors["stored"].to(self.device)
+        if self.stored_prior is not None:
+            self.stored_prior = tensors["stored_prior"].to(self.device)
+        self.swap_rates = tensors.get("swap_rates")

@@ -16,7 +16,7 @@ from torch import Tensor
 from thermograd.config.resolve import resolve
 from thermograd.gradients.backward import learning_gradient
 from thermograd.gradients.rules import ESTIMATORS, PRIOR_RULES, compute_weights
-from thermograd.ladders.ladder import Ladder, sample_ladder
+from thermograd.ladders.ladder import Ladder, LadderInfo, LadderSampler
 from thermograd.ladders.schedules import power_schedule
 from thermograd.models.latent_ebm import LatentEBM
 from thermograd.runs.run import load_run
@@ -40,12 +40,23 @@ VANILLA = torch.tensor([0.0, 1.0], dtype=torch.float64)
 LADDER = power_schedule(11, 3.0)
 
 
+Sample = Callable[[torch.Generator], tuple[Ladder, LadderInfo]]
+
+
+@dataclass(frozen=True)
+class Warm:
+    """Chains at stationarity: their draws, and the step sizes that were found."""
+
+    ladder: Ladder
+    step_sizes: Tensor
+
+
 @dataclass(frozen=True)
 class Arm:
     """One way to draw, and the estimator that reads the draws."""
 
     name: str
-    sample: Callable[[torch.Generator], Ladder]
+    sample: Sample
     estimator: str = "maximum-likelihood"
 
 
@@ -66,7 +77,7 @@ def gradient_errors(folder: Path, num_repeats: int) -> dict[str, Any]:
     assert isinstance(model, LatentEBM)
     index = torch.arange(BATCH)
     x = batch_images(run.config, data, index, 0, trainer.device)
-    stored = None if trainer.stored is None else trainer.stored[index].permute(1, 2, 0, 3)[-1:]
+    stored = None if trainer.chains.stored is None else trainer.chains.stored[index].permute(1, 2, 0, 3)[-1:]
     generator = torch.Generator().manual_seed(1)
     warm = warm_up(model, x, VANILLA, 32, 300, stored, generator)
     reference, reference_error = long_run_gradient(model, x, warm, 10, generator)
@@ -94,82 +105,62 @@ def warm_up(
     num_steps: int,
     start: Tensor | None,
     generator: torch.Generator,
-) -> Ladder:
+) -> Warm:
     """Run MALA chains to stationarity; their step sizes adapt on each rung over all steps but the last.
 
     `start` (1, M, B, d) is spread over the chains; without, they climb the ladder from the base distribution, 20
     steps a rung.
     """
     vanilla = len(t) == 2
-    return sample_ladder(
-        model,
-        x,
-        t,
-        MALA(0.05),
-        num_chains,
-        1,
-        "annealed" if start is None else "persistent",
-        generator,
-        num_burn_in=num_steps,
-        num_start_steps=20,
-        shared_prior=vanilla,
-        prior_latents=model.sample_base((1,), generator) if vanilla else None,
-        initial_latents=None if start is None else start[:, torch.arange(num_chains) % start.shape[1]],
-    )
+    sampler = LadderSampler(t, MALA(0.05), num_chains, bottom="shared" if vanilla else "chains")
+    at = "annealed" if start is None else start[:, torch.arange(num_chains) % start.shape[1]]
+    state = sampler.start(model, x, generator, at, num_steps=20)
+    sampler, state = sampler.adapt(model, x, state, num_steps, generator)
+    prior = model.sample_base((1,), generator) if vanilla else None
+    ladder, info = sampler.run(model, x, state, 1, generator, prior)
+    return Warm(ladder, info.step_sizes)
 
 
 def continue_chains(
     model: LatentEBM, x: Tensor, kernel: Kernel, ladder: Ladder, steps: int, num_chains: int | None = None
-) -> Any:
+) -> Sample:
     """Return a function that runs chains on from a ladder's draws, on the ladder's own rungs.
 
     Each call begins at `num_chains` of the ladder's chains, drawn anew: repeats that share their start would count its
     distance from the mean as bias.
     """
-    t = ladder.inverse_temperatures.double()
     vanilla = not ladder.has_prior_rung
+    t = VANILLA if vanilla else ladder.inverse_temperatures.double()
 
-    def sample(generator: torch.Generator) -> Ladder:
+    def sample(generator: torch.Generator) -> tuple[Ladder, LadderInfo]:
         chosen = torch.randperm(ladder.num_chains, generator=generator)[:num_chains]
-        return sample_ladder(
-            model,
-            x,
-            VANILLA if vanilla else t,
-            kernel,
-            len(chosen),
-            steps,
-            "persistent",
-            generator,
-            shared_prior=vanilla,
-            prior_latents=model.sample_base((1,), generator) if vanilla else None,
-            initial_latents=ladder.latents[:, chosen],
-        )
+        sampler = LadderSampler(t, kernel, len(chosen), bottom="shared" if vanilla else "chains")
+        state = sampler.start(model, x, generator, ladder.latents[:, chosen])
+        prior = model.sample_base((1,), generator) if vanilla else None
+        return sampler.run(model, x, state, steps, generator, prior)
 
     return sample
 
 
-def from_base(model: LatentEBM, x: Tensor, kernel: Kernel, num_steps: int) -> Any:
+def from_base(model: LatentEBM, x: Tensor, kernel: Kernel, num_steps: int) -> Sample:
     """Return a function that runs one short chain an image from the base distribution."""
+    sampler = LadderSampler(VANILLA, kernel, bottom="shared")
 
-    def sample(generator: torch.Generator) -> Ladder:
+    def sample(generator: torch.Generator) -> tuple[Ladder, LadderInfo]:
         prior = model.sample_base((1,), generator)
-        return sample_ladder(
-            model, x, VANILLA, kernel, 1, num_steps, "base", generator, shared_prior=True, prior_latents=prior
-        )
+        return sampler.run(model, x, sampler.start(model, x, generator), num_steps, generator, prior)
 
     return sample
 
 
-def make_arms(model: LatentEBM, x: Tensor, stored: Tensor | None, warm: Ladder, ladder: Ladder) -> list[Arm]:
-    assert warm.step_sizes is not None
-    assert ladder.step_sizes is not None
+def make_arms(model: LatentEBM, x: Tensor, stored: Tensor | None, warm: Warm, ladder: Warm) -> list[Arm]:
     h = float(warm.step_sizes[-1])
     adapted = MALA(h)
     arms = [Arm(f"ULA h=0.1, base, {n} steps", from_base(model, x, ULA(0.1), n)) for n in (5, 20, 40, 80)]
     arms += [Arm(f"MALA, base, {n} steps", from_base(model, x, adapted, n)) for n in (20, 80)]
-    starts = {"warm": warm}
+    starts = {"warm": warm.ladder}
     if stored is not None:
-        starts["stored"] = replace(warm.chains(slice(stored.shape[1])), latents=stored)
+        starts["stored"] = replace(warm.ladder.chains(slice(stored.shape[1])), latents=stored)
     for name, start in starts.items():
         for label, kernel in (("ULA h=0.1", ULA(0.1)), ("MALA", adapted)):
             arms += [
@@ -177,7 +168,7 @@ def make_arms(model: LatentEBM, x: Tensor, stored: Tensor | None, warm: Ladder, 
                 for n in (1, 4, 19)
             ]
     for chains in (4, 10, 22):
-        sample = continue_chains(model, x, adapted, warm, 1, chains)
+        sample = continue_chains(model, x, adapted, warm.ladder, 1, chains)
         arms.append(Arm(f"MALA, warm, {chains} chains, 1 step", sample))
     if stored is not None and stored.shape[1] > 1:
         for n in (1, 4):
@@ -188,7 +179,7 @@ def make_arms(model: LatentEBM, x: Tensor, stored: Tensor | None, warm: Ladder, 
         arms.append(
             Arm(
                 f"complete, 11 rungs, 2 chains, warm, {n} steps",
-                continue_chains(model, x, rungs, ladder, n, 2),
+                continue_chains(model, x, rungs, ladder.ladder, n, 2),
                 "thermodynamic-complete",
             )
         )
@@ -203,16 +194,15 @@ def generator_gradient(model: LatentEBM, x: Tensor, ladder: Ladder, estimator: s
 
 
 def long_run_gradient(
-    model: LatentEBM, x: Tensor, warm: Ladder, num_rounds: int, generator: torch.Generator
+    model: LatentEBM, x: Tensor, warm: Warm, num_rounds: int, generator: torch.Generator
 ) -> tuple[Tensor, float]:
     """Return the mean gradient over draws 5 steps apart, and half the distance of its halves over its length."""
-    assert warm.step_sizes is not None
-    kernel, halves, state = MALA(float(warm.step_sizes[-1])), [], warm
+    kernel, halves, ladder = MALA(float(warm.step_sizes[-1])), [], warm.ladder
     for _ in range(2):
         total = torch.zeros(())
         for _ in range(num_rounds):
-            state = continue_chains(model, x, kernel, state, 5)(generator)
-            total = total + generator_gradient(model, x, state, "maximum-likelihood")
+            ladder, _ = continue_chains(model, x, kernel, ladder, 5)(generator)
+            total = total + generator_gradient(model, x, ladder, "maximum-likelihood")
         halves.append(total / num_rounds)
     mean = (halves[0] + halves[1]) / 2
     return mean, float((halves[0] - halves[1]).norm() / 2 / mean.norm())
@@ -222,15 +212,14 @@ def measure(
     model: LatentEBM, x: Tensor, arm: Arm, reference: Tensor, num_repeats: int, generator: torch.Generator
 ) -> dict[str, float]:
     """Return the relative error of one gradient, and of the mean over repeats."""
-    gradients, ladder = [], None
+    gradients = []
     for _ in range(num_repeats):
-        ladder = arm.sample(generator)
+        ladder, info = arm.sample(generator)
         gradients.append(generator_gradient(model, x, ladder, arm.estimator))
-    assert ladder is not None
     errors = torch.stack(gradients) - reference
     length = reference.norm()
     return {
-        "evaluations": ladder.num_evaluations,
+        "evaluations": info.num_evaluations,
         "error": float(errors.square().sum(1).mean().sqrt() / length),
         "bias": float(errors.mean(0).norm() / length),
         "log_likelihood": float(ladder.log_likelihood[-1].mean()),
@@ -254,7 +243,7 @@ def bfloat16_difference(model: LatentEBM, x: Tensor, num_repeats: int) -> dict[s
     gradients: dict[str, list[Tensor]] = {"float32": [], "bfloat16": []}
     for seed in range(num_repeats):
         for name, sampled in (("float32", model), ("bfloat16", model.with_bfloat16_generator())):
-            ladder = from_base(sampled, x, ULA(0.1), 20)(torch.Generator().manual_seed(seed))
+            ladder, _ = from_base(sampled, x, ULA(0.1), 20)(torch.Generator().manual_seed(seed))
             gradients[name].append(generator_gradient(model, x, ladder, "maximum-likelihood"))
     exact = torch.stack(gradients["float32"])
     difference, spread = torch.stack(gradients["bfloat16"]) - exact, exact.var(0).sum().sqrt()

@@ -11,7 +11,8 @@ from thermograd.config.resolve import resolve
 from thermograd.config.schema import RunConfig
 from thermograd.ladders.quadrature import trapezoid_weights
 from thermograd.training.builder import build_model
-from thermograd.training.trainer import Trainer, make_schedule
+from thermograd.training.chains import make_schedule
+from thermograd.training.trainer import Trainer
 
 PUBLISHED: dict[str, Any] = {
     "prior_chains.start": "base",
@@ -93,11 +94,6 @@ def compare(preset: str, batch_size: int, num_rounds: int, ladder: bool, device:
     for precision in ("float32", "bfloat16-mixed"):
         own = extra | {"compute.precision": precision}
         contestants[precision] = (our_step, (preset, own, batch_size, device))
-        if device.startswith("cuda"):
-            contestants[f"{precision}, graphs"] = (
-                our_step,
-                (preset, own | {"compute.cuda_graphs": True}, batch_size, device),
-            )
     return race_apart(contestants, num_rounds, device)
 
 

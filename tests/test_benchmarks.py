@@ -16,7 +16,7 @@ from thermograd.config.resolve import resolve
 from thermograd.config.schema import RunConfig
 from thermograd.gradients.backward import learning_gradient
 from thermograd.gradients.rules import ESTIMATORS, PRIOR_RULES, compute_weights
-from thermograd.ladders.ladder import Ladder, sample_ladder
+from thermograd.ladders.ladder import Bottom, Ladder, LadderSampler
 from thermograd.ladders.quadrature import trapezoid_weights
 from thermograd.ladders.schedules import power_schedule
 from thermograd.machine import keep_freed_memory, peak_memory
@@ -95,9 +95,9 @@ def relative(found: Tensor, wanted: Tensor) -> float:
 
 
 def our_ladder(model: LatentEBM, x: Tensor, t: Tensor, prior: Tensor, vanilla: bool) -> Ladder:
-    return sample_ladder(
-        model, x, t, ULA(0.1), 1, STEPS, "base", seeded(2), shared_prior=vanilla, prior_latents=prior
-    )
+    bottom: Bottom = "shared" if vanilla else "dealt"
+    sampler, generator = LadderSampler(t, ULA(0.1), bottom=bottom), seeded(2)
+    return sampler.run(model, x, sampler.start(model, x, generator), STEPS, generator, prior)[0]
 
 
 @pytest.mark.parametrize(("preset", "num_rungs"), [("mnist", 2), ("svhn", 2), ("mnist", 4)])
@@ -182,7 +182,8 @@ def test_the_last_step_and_dealt_draws_need_no_backward_pass(
     x = torch.rand(2, 1, 8, 8, generator=seeded(0))
     prior = torch.randn(4, 4, generator=seeded(1))
     t = torch.tensor([0.0, 1.0], dtype=torch.float64)
-    ladder = sample_ladder(model, x, t, kernel, 2, 3, "base", seeded(2), prior_latents=prior)
+    sampler, generator = LadderSampler(t, kernel, 2, bottom="dealt"), seeded(2)
+    ladder, _ = sampler.run(model, x, sampler.start(model, x, generator), 3, generator, prior)
     assert (counting.with_graph, counting.without) == (4 * with_graph, 4 * without)
     torch.testing.assert_close(ladder.log_likelihood, model.log_likelihood(x, ladder.latents).detach())
 
@@ -223,9 +224,8 @@ def test_bfloat16_moves_the_gradient_by_less_than_a_fifth_of_the_chains_spread()
     t = power_schedule(2, 3.0)
 
     def gradient(sampled: LatentEBM, seed: int) -> Tensor:
-        ladder = sample_ladder(
-            sampled, x, t, ULA(0.1), 1, STEPS, "base", seeded(seed), shared_prior=True, prior_latents=prior
-        )
+        sampler, generator = LadderSampler(t, ULA(0.1), bottom="shared"), seeded(seed)
+        ladder, _ = sampler.run(sampled, x, sampler.start(sampled, x, generator), STEPS, generator, prior)
         weights = compute_weights(ladder, ESTIMATORS["maximum-likelihood"], PRIOR_RULES["contrast"])
         found = learning_gradient(model, x, ladder, weights)
         return torch.cat([found[name].flatten() for name in model.parameter_groups()["generator"]])
@@ -255,8 +255,9 @@ def test_precision_is_of_training_chains_only(tiny_config: MakeConfig):
     mixed = Trainer(config := tiny_config({"compute.precision": "bfloat16-mixed"}), build_model(config), 36)
     exact = Trainer(config := tiny_config(), build_model(config), 36)
     x, index = torch.rand(8, 1, 8, 8, generator=seeded(0)), torch.arange(8)
-    assert not torch.equal(mixed.draw(x, index, 0).ladder.latents, exact.draw(x, index, 0).ladder.latents)
-    ladders = [trainer.draw(x, index, 0, "probe-").ladder for trainer in (mixed, exact)]
+    trained = [t.chains.draw(t.chain_model, x, index, 0).ladder for t in (mixed, exact)]
+    assert not torch.equal(trained[0].latents, trained[1].latents)
+    ladders = [t.chains.draw(t.model, x, index, 0).ladder for t in (mixed, exact)]
     assert torch.equal(ladders[0].latents, ladders[1].latents)
     assert all(parameter.dtype == torch.float32 for parameter in mixed.model.parameters())
 
@@ -268,7 +269,7 @@ def test_the_bfloat16_copy_follows_training(tiny_config: MakeConfig):
     before = trainer.chain_model.decode(z)  # type: ignore[operator]
     for step in range(3):
         trainer.step(x, index, step, 0)
-    trainer.draw(x, index, 3)
+    trainer.refreshed_model()
     assert isinstance(trainer.model, LatentEBM)
     after = trainer.chain_model.decode(z)  # type: ignore[operator]
     assert torch.equal(after, trainer.model.with_bfloat16_generator().decode(z))

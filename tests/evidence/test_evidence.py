@@ -22,7 +22,7 @@ from thermograd.evidence.control_variates import controlled, stein_functions
 from thermograd.evidence.result import log_mean_exp
 from thermograd.evidence.thermodynamic import _quadrature_error
 from thermograd.ladders.diagnostics import monte_carlo_error
-from thermograd.ladders.ladder import Ladder
+from thermograd.ladders.ladder import LadderTrace
 from thermograd.ladders.quadrature import (
     corrected_trapezoid,
     left_sum,
@@ -48,29 +48,19 @@ def kinds(evidence: Evidence) -> set[str]:
     return {caution.kind for caution in evidence.warnings}
 
 
-def ladder_of(model: LatentModel, x: Tensor, t: Tensor, latents: Tensor) -> Ladder:
-    """Return a ladder whose trace is the independent draws (K, S, B, d), as S steps of one chain."""
+def trace_of(model: LatentModel, x: Tensor, t: Tensor, latents: Tensor) -> LadderTrace:
+    """Return independent draws (K, S, B, d) as S steps of one chain."""
     state = model.evaluate(x, latents)
     score = t.view(-1, 1, 1, 1) * state.likelihood_score + state.prior_score
 
-    def trace(field: Tensor) -> Tensor:
-        return field.transpose(0, 1).unsqueeze(2)
-
-    return Ladder(
-        t,
-        latents[:, -1:],
-        state.log_likelihood[:, -1:],
-        state.energy[:, -1:],
-        log_likelihood_trace=trace(state.log_likelihood),
-        latents_trace=trace(latents),
-        score_trace=trace(score),
-    )
+    fields = (state.log_likelihood, state.energy, latents, score)
+    return LadderTrace(t, *(field.transpose(0, 1).unsqueeze(2) for field in fields))
 
 
-def exact_ladder(
+def exact_trace(
     model: LinearGaussian, x: Tensor, t: Tensor, num_draws: int, generator: torch.Generator
-) -> Ladder:
-    return ladder_of(model, x, t, model.sample_power_posterior(x, t, num_draws, generator))
+) -> LadderTrace:
+    return trace_of(model, x, t, model.sample_power_posterior(x, t, num_draws, generator))
 
 
 def adapted(model: LinearGaussian, x: Tensor, num_rungs: int) -> Tensor:
@@ -102,7 +92,7 @@ def z_scores() -> dict[str, Tensor]:
         with torch.no_grad():
             mean, variance = model.expected_log_likelihood(x, t), model.variance_log_likelihood(x, t)
             truth = model.log_evidence(x)
-        ladder = exact_ladder(model, x, t, 100, generator)
+        ladder = exact_trace(model, x, t, 100, generator)
         corrected = corrected_trapezoid(t, mean, variance)
         cases: dict[str, tuple[Evidence, Tensor]] = {
             "left": (thermodynamic_integration(ladder, "left"), left_sum(t, mean)),
@@ -147,7 +137,7 @@ def test_quadrature_bounds_and_estimates_hold_on_exact_moments(num_rungs, schedu
 def test_left_and_right_sums_are_reported_as_bounds():
     model, x, generator = next(random_twins(1))
     t = power_schedule(6, 3.0)
-    result = thermodynamic_integration(exact_ladder(model, x, t, 2000, generator))
+    result = thermodynamic_integration(exact_trace(model, x, t, 2000, generator))
     exact = model.expected_log_likelihood(x, t).detach()
     assert result.lower is not None
     assert result.upper is not None
@@ -162,7 +152,7 @@ def test_moments_are_reported():
     t = power_schedule(5, 3.0)
     for control in (False, True):
         result = thermodynamic_integration(
-            exact_ladder(model, x, t, 4000, generator), control_variates=control
+            exact_trace(model, x, t, 4000, generator), control_variates=control
         )
         variance = model.variance_log_likelihood(x, t).detach()
         error = (variance / 4000).sqrt()
@@ -180,20 +170,19 @@ def test_coupled_rungs_count_as_coupled():
         series[step] += 0.5 * series[step - 1]
     trace = series.unsqueeze(1).expand(400, 9, 2, 3)
     t = linear_schedule(9)
-    ladder = Ladder(t, torch.zeros(9, 2, 3, 1), trace[-1], trace[-1], log_likelihood_trace=trace)
+    ladder = LadderTrace(t, trace, trace)
     coupled = thermodynamic_integration(ladder, "trapezoid").monte_carlo_error
     torch.testing.assert_close(coupled, monte_carlo_error(series))
     apart = torch.randn(400, 9, 2, 3, generator=seeded(3), dtype=torch.float64) * series.std()
-    free = thermodynamic_integration(replace(ladder, log_likelihood_trace=apart), "trapezoid")
+    free = thermodynamic_integration(replace(ladder, log_likelihood=apart), "trapezoid")
     wanted = series.std() * trapezoid_weights(t).square().sum().sqrt() / math.sqrt(800)
     torch.testing.assert_close(free.monte_carlo_error, wanted.expand(3), rtol=0.3, atol=0.0)
 
 
 def test_one_step_of_many_chains_is_enough():
     model, x, generator = next(random_twins(1))
-    steps = exact_ladder(model, x, power_schedule(5, 3.0), 60, generator)
-    assert steps.log_likelihood_trace is not None
-    chains = replace(steps, log_likelihood_trace=steps.log_likelihood_trace.transpose(0, 2))
+    steps = exact_trace(model, x, power_schedule(5, 3.0), 60, generator)
+    chains = replace(steps, log_likelihood=steps.log_likelihood.transpose(0, 2))
     for method in (thermodynamic_integration, stepping_stone):
         one, other = method(steps), method(chains)
         torch.testing.assert_close(one.log_evidence, other.log_evidence)
@@ -206,10 +195,10 @@ def test_one_step_of_many_chains_is_enough():
 def test_stein_functions_have_mean_zero():
     model = LinearGaussian.random(4, 9, 0.5, 0.5, 4, torch.tensor([0.5, -0.5, 0.0, 2.0]))
     x = model.sample_images(2, seeded(5))
-    ladder = exact_ladder(model, x, power_schedule(4, 2.0), 20_000, seeded(6))
-    assert ladder.latents_trace is not None
-    assert ladder.score_trace is not None
-    functions = stein_functions(ladder.latents_trace, ladder.score_trace).squeeze(2)
+    ladder = exact_trace(model, x, power_schedule(4, 2.0), 20_000, seeded(6))
+    assert ladder.latents is not None
+    assert ladder.score is not None
+    functions = stein_functions(ladder.latents, ladder.score).squeeze(2)
     assert functions.shape[-1] == 5
     z = functions.mean(0) / (functions.std(0) / math.sqrt(20_000))
     assert z.abs().max() < 4
@@ -221,7 +210,7 @@ def test_control_variates_are_exact_where_curvature_is_the_same_in_all_direction
     model = LinearGaussian(weight, torch.zeros(20), 0.3)
     x = model.sample_images(3, seeded(8))
     t = power_schedule(8, 3.0)
-    ladder = exact_ladder(model, x, t, 60, seeded(9))
+    ladder = exact_trace(model, x, t, 60, seeded(9))
     plain = thermodynamic_integration(ladder, "trapezoid")
     result = thermodynamic_integration(ladder, "trapezoid", control_variates=True)
     exact = trapezoid(t, model.expected_log_likelihood(x, t).detach())
@@ -244,7 +233,7 @@ def test_control_variates_do_not_bias():
 def test_stepping_stone_of_a_constant_is_the_constant():
     trace = torch.full((5, 4, 2, 3), -7.0, dtype=torch.float64)
     t = power_schedule(4, 2.0)
-    ladder = Ladder(t, torch.zeros(4, 2, 3, 1), trace[-1], trace[-1], log_likelihood_trace=trace)
+    ladder = LadderTrace(t, trace, trace)
     for result in (stepping_stone(ladder), thermodynamic_integration(ladder)):
         torch.testing.assert_close(result.log_evidence, torch.full((3,), -7.0, dtype=torch.float64))
         assert (result.monte_carlo_error == 0).all()
@@ -255,7 +244,7 @@ def test_exp_of_stepping_stone_is_unbiased():
     model = LinearGaussian.random(2, 4, 0.8, 0.5, 12)
     x = model.sample_images(1, seeded(13)).expand(5000, -1)
     t = power_schedule(4, 3.0)
-    ladder = exact_ladder(model, x, t, 5, seeded(14))
+    ladder = exact_trace(model, x, t, 5, seeded(14))
     ratio = (stepping_stone(ladder).log_evidence - model.log_evidence(x).detach()).exp()
     assert abs(float(ratio.mean()) - 1) < 4 * float(ratio.std()) / math.sqrt(5000)
     assert float(ratio.log().mean()) < 0
@@ -264,9 +253,9 @@ def test_exp_of_stepping_stone_is_unbiased():
 def test_stepping_stone_warns_of_wide_steps():
     model = LinearGaussian.random(16, 256, 0.3, 0.08, 0)
     x = model.sample_images(4, seeded(15))
-    wide = stepping_stone(exact_ladder(model, x, adapted(model, x, 5), 50, seeded(16)))
+    wide = stepping_stone(exact_trace(model, x, adapted(model, x, 5), 50, seeded(16)))
     assert "skewed" in kinds(wide)
-    narrow = stepping_stone(exact_ladder(model, x, adapted(model, x, 41), 50, seeded(16)))
+    narrow = stepping_stone(exact_trace(model, x, adapted(model, x, 41), 50, seeded(16)))
     assert "skewed" not in kinds(narrow)
 
 
@@ -510,16 +499,16 @@ def test_few_chains_that_adapt_are_named(big_twin, method):
 
 def test_quadrature_dominated_error_bars_are_named(big_twin):
     model, x = big_twin
-    ladder = exact_ladder(model, x[:8], power_schedule(3, 3.0), 3000, seeded(39))
+    ladder = exact_trace(model, x[:8], power_schedule(3, 3.0), 3000, seeded(39))
     assert "quadrature" in kinds(thermodynamic_integration(ladder))
 
 
 # ---- bad input ----
 
 
-def small_ladder() -> Ladder:
+def small_trace() -> LadderTrace:
     model = LinearGaussian.random(2, 4, 0.5, 0.5, 40)
-    return exact_ladder(model, model.sample_images(2, seeded(41)), power_schedule(4, 2.0), 12, seeded(42))
+    return exact_trace(model, model.sample_images(2, seeded(41)), power_schedule(4, 2.0), 12, seeded(42))
 
 
 @pytest.mark.parametrize("method", [thermodynamic_integration, stepping_stone])
@@ -527,37 +516,31 @@ def small_ladder() -> Ladder:
     ("change", "message"),
     [
         (
-            lambda ladder: replace(ladder, log_likelihood_trace=None),
-            "`ladder` must hold a `log_likelihood_trace`",
+            lambda trace: replace(trace, inverse_temperatures=torch.tensor([0.1, 0.2, 0.5, 1.0])),
+            "`trace` must hold draws of each image at t = 0",
         ),
         (
-            lambda ladder: replace(ladder, inverse_temperatures=torch.tensor([0.1, 0.2, 0.5, 1.0])),
-            "`ladder` must hold draws of each image at t = 0",
+            lambda trace: replace(trace, log_likelihood=trace.log_likelihood[:1]),
+            "`trace` must hold at least 2 draws on each rung",
         ),
         (
-            lambda ladder: replace(ladder, log_likelihood_trace=ladder.log_likelihood_trace[:1]),
-            "`ladder` must hold at least 2 draws on each rung",
-        ),
-        (
-            lambda ladder: replace(ladder, log_likelihood_trace=ladder.log_likelihood_trace * math.nan),
-            "`log_likelihood_trace` must be finite",
+            lambda trace: replace(trace, log_likelihood=trace.log_likelihood * math.nan),
+            "`trace` must hold finite log-likelihoods",
         ),
     ],
 )
 def test_bad_ladders(method, change, message):
     with pytest.raises(InputError, match=message):
-        method(change(small_ladder()))
+        method(change(small_trace()))
 
 
 def test_bad_integration_settings():
     with pytest.raises(InputError, match="`rule` must be trapezoid, corrected, left or right, got 'simpson'"):
-        thermodynamic_integration(small_ladder(), "simpson")
-    with pytest.raises(InputError, match="`control_variates` need `latents_trace`"):
-        thermodynamic_integration(replace(small_ladder(), score_trace=None), control_variates=True)
-    ladder = small_ladder()
-    short = {
-        name: getattr(ladder, name)[:7] for name in ("log_likelihood_trace", "latents_trace", "score_trace")
-    }
+        thermodynamic_integration(small_trace(), "simpson")
+    with pytest.raises(InputError, match="`control_variates` need latents and scores"):
+        thermodynamic_integration(replace(small_trace(), score=None), control_variates=True)
+    ladder = small_trace()
+    short = {name: getattr(ladder, name)[:7] for name in ("log_likelihood", "latents", "score")}
     with pytest.raises(InputError, match="`control_variates` must have at least 8 draws on each rung, got 7"):
         thermodynamic_integration(replace(ladder, **short), control_variates=True)
 

@@ -303,9 +303,9 @@ def measure(
 ) -> Measurement:
     """Measure an estimator with independent exact draws."""
 
-    def draw(b: int, r: int) -> Ladder:
+    def draw(b: int, r: int) -> tuple[Ladder, float]:
         whole = exact_ladder(replace(case, x=batches[b]), t, num_chains, 1000 * b + r, num_shared=num_shared)
-        return replace(whole, num_evaluations=7.0)
+        return whole, 7.0
 
     rules = {"it": make_rule(ESTIMATORS[estimator], PRIOR_RULES[prior_rule])}
     options = {"references": references, "by_rung": by_rung}

@@ -1,7 +1,6 @@
 """Diagnostics of chains, against closed forms of autoregressions and known failures."""
 
 import math
-from dataclasses import replace
 
 import pytest
 import torch
@@ -15,7 +14,8 @@ from thermograd.ladders.diagnostics import (
     quadrature_warnings,
     r_hat,
 )
-from thermograd.ladders.ladder import Ladder
+from thermograd.ladders.ladder import LadderInfo, LadderState, LadderTrace
+from thermograd.samplers.target import ChainState
 
 
 def autoregression(coefficient: float, num_steps: int, *shape: int, seed: int = 0) -> Tensor:
@@ -121,20 +121,27 @@ def test_bad_input(function, trace, message):
         function(trace)
 
 
-def ladder_of(trace: Tensor, swap_rates: Tensor | None) -> Ladder:
-    num_rungs = trace.shape[1]
+def trace_of(values: Tensor) -> LadderTrace:
+    return LadderTrace(torch.linspace(0, 1, values.shape[1], dtype=torch.float64), values, values)
+
+
+def info_of(acceptance: Tensor, swap_rates: Tensor | None = None) -> LadderInfo:
+    num_rungs = len(acceptance)
     t = torch.linspace(0, 1, num_rungs, dtype=torch.float64)
-    latents = torch.zeros(*trace.shape[1:], 2)
-    return Ladder(t, latents, trace[-1], trace[-1], swap_rates=swap_rates, log_likelihood_trace=trace)
+    nowhere = torch.zeros(num_rungs, 1, 1)
+    state = LadderState(ChainState(*[nowhere] * 6), 0, 0.0)
+    return LadderInfo(state, t, acceptance, acceptance, acceptance, 0.0, nowhere.bool(), swap_rates)
+
+
+MOVING = torch.full((3,), 0.5)
 
 
 def test_ladder_warnings_name_what_is_wrong():
     good = autoregression(0.0, 200, 3, 2, 2, seed=8)
-    assert ladder_warnings(ladder_of(good, torch.tensor([0.3, 0.2]))) == []
+    assert ladder_warnings(info_of(MOVING, torch.tensor([0.3, 0.2])), trace_of(good)) == []
     bad = good.clone()
     bad[:, 1, 0, 1] += 3
-    warnings = ladder_warnings(ladder_of(bad, torch.tensor([0.3, 0.01])))
-    assert len(warnings) == 2
+    warnings = ladder_warnings(info_of(MOVING, torch.tensor([0.3, 0.01])), trace_of(bad))
     assert [each.kind for each in warnings] == ["r-hat", "swap-rate"]
     assert warnings[0].text.startswith("R-hat exceeds 1.1 for 16.7% of rungs and images (worst")
     assert "t = 0.5" in warnings[0].text
@@ -145,22 +152,16 @@ def test_a_chain_that_never_moves_is_told():
     """Its R-hat is 1 and its error 0, so nothing else would tell."""
     trace = autoregression(0.0, 20, 3, 1, 4, seed=9)
     trace[:, 2, 0, 1] = 7.0
-    stuck = ladder_of(trace, None)
-    likely = replace(
-        stuck, acceptance=torch.tensor([0.2, 0.2, 0.2])
-    )  # 4 x 0.8^19 chains stand still by chance
-    assert not [each for each in ladder_warnings(likely) if each.kind == "stuck-chains"]
+    by_chance = info_of(torch.tensor([0.2, 0.2, 0.2]))  # 4 x 0.8^19 chains stand still by chance
+    assert not [each for each in ladder_warnings(by_chance, trace_of(trace)) if each.kind == "stuck-chains"]
     assert float(r_hat(trace[:, 2])[1]) == 1
     assert float(monte_carlo_error(trace[:, 2])[1]) == 0
-    (caution,) = [each for each in ladder_warnings(stuck) if each.kind == "stuck-chains"]
+    (caution,) = [each for each in ladder_warnings(None, trace_of(trace)) if each.kind == "stuck-chains"]
     assert caution.text.startswith("1 of 4 chains never moved at t = 1,")
 
 
 def test_low_acceptance_is_told():
-    ladder = replace(
-        ladder_of(autoregression(0.0, 200, 3, 2, 2, seed=8), None), acceptance=torch.tensor([0.6, 0.04, 0.3])
-    )
-    (caution,) = ladder_warnings(ladder)
+    (caution,) = ladder_warnings(info_of(torch.tensor([0.6, 0.04, 0.3])))
     assert caution.text.startswith("acceptance 0.040 at t = 0.5 is below 0.05")
 
 

@@ -303,7 +303,13 @@ def test_seeds_are_paired_across_arms(tiny_study: MakeStudy):
         weights = torch.cat([p.detach().flatten() for p in trainer.model.parameters()]).numpy()
         order = np.stack([batch_order(len(data), 8, config.seed, epoch) for epoch in range(2)])
         x = batch_images(config, data, order[0, 0], 0, trainer.device)
-        return weights, order, trainer.draw(x, torch.from_numpy(order[0, 0]), 0).ladder.latents[-1].numpy()
+        return (
+            weights,
+            order,
+            trainer.chains.draw(trainer.model, x, torch.from_numpy(order[0, 0]), 0)
+            .ladder.latents[-1]
+            .numpy(),
+        )
 
     by_seed = {seed: {name: seen(run) for name, run in by_arm(runs, seed).items()} for seed in (0, 1)}
     for arms in by_seed.values():

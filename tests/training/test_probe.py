@@ -16,6 +16,7 @@ from thermograd import cli
 from thermograd.config.resolve import resolve
 from thermograd.config.schema import RunConfig, evaluations_per_image
 from thermograd.errors import InputError
+from thermograd.evaluation import variance
 from thermograd.evaluation.variance import VarianceSettings, rows_of, variance_of_run
 from thermograd.gradients.reference import ReferenceSettings
 from thermograd.gradients.rules import ESTIMATORS
@@ -118,7 +119,8 @@ def test_a_probe_that_wrote_to_the_trainer_would_be_seen(
     def keeping(self: Probe, step: int) -> dict[str, Any]:
         index = torch.from_numpy(self.fixed[0])
         x = batch_images(self.config, self.data, self.fixed[0], 0, self.trainer.device)
-        self.trainer._keep(self.trainer.draw(x, index, step, name="probe-"), index, step)
+        chains, model = self.trainer.chains, self.trainer.model
+        chains.keep(chains.draw(model, x, index, step, name="probe-"), index, step)
         return measure(self, step)
 
     monkeypatch.setattr(Probe, "measure", keeping)
@@ -293,8 +295,8 @@ def test_what_a_gradient_costs_is_known_before(
     changed = estimator_config(config, estimator, Changes(start=start, batch_size=4))
     index = random_batches(len(data), 4, 1, 0, "cost")
     images = [batch_images(config, data, index[0], 0, own.device)]
-    (sampler,) = make_samplers(own, {estimator: changed}, images[0])
-    found = measure_batches([sampler], images, index, 2, "cost")
+    (sampler,) = make_samplers(own.chains, own.model, {estimator: changed}, images[0])
+    found = measure_batches(own.model, [sampler], images, index, 2, "cost")
     assert found[estimator].num_evaluations == pytest.approx(evaluations_per_image(changed))
 
 
@@ -340,19 +342,24 @@ def test_the_reference_does_not_change_what_is_measured_without_it(trained: Run)
     assert without["reference"] is None
 
 
-def test_the_weights_probed_are_those_being_trained(tiny_config: MakeConfig, tmp_path: Path):
+def test_the_weights_probed_are_those_being_trained(
+    tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     """Averaged weights are for samples; the learning gradient is taken elsewhere."""
     folder = train(tiny_config({"optimiser.ema_decay": 0.9}), tmp_path / "run")
     run = load_run(folder)
     own = run.trainer()
     name = next(iter(dict(own.model.named_parameters())))
     assert not torch.equal(own.model.get_parameter(name), run.model.get_parameter(name))
-    (sampler,) = make_samplers(
-        own,
-        {"maximum-likelihood": estimator_config(run.config, "maximum-likelihood", Changes())},
-        torch.zeros(1, 1, 8, 8),
+    probed: list[Any] = []
+    measure = variance.measure_batches
+    monkeypatch.setattr(
+        variance,
+        "measure_batches",
+        lambda model, *rest, **words: probed.append(model) or measure(model, *rest, **words),
     )
-    assert sampler.trainer.model is own.model
+    variance_of_run(run, small(reference=None, estimators=("maximum-likelihood",)))
+    assert torch.equal(probed[0].get_parameter(name), own.model.get_parameter(name))
 
 
 def test_equal_cost_gives_maximum_likelihood_what_the_ladder_spends(trained: Run):

@@ -11,12 +11,13 @@ from thermograd.config.schema import RunConfig
 from thermograd.data import batch_order
 from thermograd.errors import InputError, RunError
 from thermograd.gradients.rules import ESTIMATORS, PRIOR_RULES
+from thermograd.ladders.ladder import LadderSampler, LadderState
 from thermograd.ladders.schedules import check_schedule
 from thermograd.streams import stream
-from thermograd.training import trainer as training
 from thermograd.training.builder import build_model
+from thermograd.training.chains import Draws, make_schedule
 from thermograd.training.guards import count_zero_gradients
-from thermograd.training.trainer import Trainer, make_schedule
+from thermograd.training.trainer import Trainer
 
 MakeConfig = Callable[..., RunConfig]
 NUM_IMAGES = 20
@@ -32,6 +33,10 @@ def batch(config: RunConfig, step: int = 0) -> tuple[Tensor, Tensor]:
     pool = torch.rand((NUM_IMAGES, *config.model.image_shape), generator=stream(1, "pool"))
     x = pool[index]
     return ((x > 0.5).float() if config.model.likelihood == "bernoulli" else 2 * x - 1), index
+
+
+def draw_of(trainer: Trainer, x: Tensor, index: Tensor, step: int, name: str = "") -> Draws:
+    return trainer.chains.draw(trainer.refreshed_model(), x, index, step, name)
 
 
 def run_steps(trainer: Trainer, num_steps: int) -> list[dict[str, Any]]:
@@ -72,7 +77,7 @@ def test_the_contrast_of_energies_falls_after_a_step_of_the_prior(start: str, ti
     )
     trainer = trainer_of(config)
     x, index = batch(config)
-    draws = trainer.draw(x, index, 0)
+    draws = draw_of(trainer, x, index, 0)
     assert draws.prior is not None
 
     def contrast() -> float:
@@ -90,7 +95,7 @@ def test_the_log_likelihood_rises_on_the_same_draws(tiny_config: MakeConfig):
     config = tiny_config({"optimiser.kind": "sgd", "optimiser.generator_lr": 1e-7})
     trainer = trainer_of(config)
     x, index = batch(config)
-    latents = trainer.draw(x, index, 0).ladder.latents[-1].double()
+    latents = draw_of(trainer, x, index, 0).ladder.latents[-1].double()
 
     def log_likelihood() -> float:
         with torch.no_grad():
@@ -256,7 +261,7 @@ def test_a_step_is_a_function_of_its_number_and_seed(tiny_config: MakeConfig):
     trainer = trainer_of(config)
 
     def draw(step: int, name: str = "") -> Tensor:
-        return trainer.draw(x, index, step, name).ladder.latents
+        return draw_of(trainer, x, index, step, name).ladder.latents
 
     once = draw(3)
     torch.rand(5)
@@ -265,7 +270,7 @@ def test_a_step_is_a_function_of_its_number_and_seed(tiny_config: MakeConfig):
     assert not torch.equal(once, draw(3, "probe-"))
     other = trainer_of(tiny_config({"seed": 1}))
     other.model.load_state_dict(trainer.model.state_dict())
-    assert not torch.equal(once, other.draw(x, index, 3).ladder.latents)
+    assert not torch.equal(once, draw_of(other, x, index, 3).ladder.latents)
 
 
 def test_seeds_and_epochs_change_the_order_of_images():
@@ -289,12 +294,12 @@ def test_step_size_has_one_convention(tiny_config: MakeConfig):
         for parameter in trainer.model.parameters():
             parameter.zero_()
     x, index = batch(trainer.config)
-    draws = trainer.draw(x, index, 0)
+    draws = draw_of(trainer, x, index, 0)
     assert draws.prior is not None
     expected = (1 - h**2 / 2) ** 2 + h**2
     num = draws.prior.latents.numel()
     assert abs(float(draws.prior.latents.var()) - expected) < 4 * expected * (2 / num) ** 0.5
-    posterior = torch.cat([trainer.draw(x, index, step).ladder.latents.flatten() for step in range(200)])
+    posterior = torch.cat([draw_of(trainer, x, index, step).ladder.latents.flatten() for step in range(200)])
     assert abs(float(posterior.var()) - expected) < 4 * expected * (2 / len(posterior)) ** 0.5
 
 
@@ -303,18 +308,18 @@ def test_persistent_chains_are_carried_for_each_image(exchange: bool, tiny_confi
     words = {"posterior_chains.start": "persistent", "posterior_chains.exchange": exchange}
     words |= {"gradient.estimator": "thermodynamic-detached", "gradient.num_rungs": 4}
     trainer = trainer_of(tiny_config(words))
-    assert trainer.stored is not None
-    before = trainer.stored.clone()
+    assert trainer.chains.stored is not None
+    before = trainer.chains.stored.clone()
     assert before.shape == (NUM_IMAGES, 4 if exchange else 3, 1, 4)
     x, index = batch(trainer.config)
-    ladder = trainer.draw(x, index, 0).ladder
+    ladder = draw_of(trainer, x, index, 0).ladder
     trainer.step(x, index, 0, 0)
     for position, image in enumerate(index.tolist()):
         expected = ladder.latents[-before.shape[1] :, :, position]
-        assert torch.equal(trainer.stored[image], expected)
+        assert torch.equal(trainer.chains.stored[image], expected)
     others = torch.ones(NUM_IMAGES, dtype=torch.bool)
     others[index] = False
-    assert torch.equal(trainer.stored[others], before[others])
+    assert torch.equal(trainer.chains.stored[others], before[others])
 
 
 def test_a_persistent_chain_starts_where_its_image_stood(tiny_config: MakeConfig):
@@ -322,9 +327,9 @@ def test_a_persistent_chain_starts_where_its_image_stood(tiny_config: MakeConfig
     words = {"posterior_chains.start": "persistent", "posterior_chains.step_size": 1e-6}
     trainer = trainer_of(tiny_config(words))
     x, index = batch(trainer.config)
-    latents = trainer.draw(x, index, 0).ladder.latents
-    assert trainer.stored is not None
-    torch.testing.assert_close(latents[-1, 0], trainer.stored[index, -1, 0], rtol=0, atol=1e-4)
+    latents = draw_of(trainer, x, index, 0).ladder.latents
+    assert trainer.chains.stored is not None
+    torch.testing.assert_close(latents[-1, 0], trainer.chains.stored[index, -1, 0], rtol=0, atol=1e-4)
 
 
 def test_one_image_in_a_batch_does_not_change_anothers_chain(tiny_config: MakeConfig):
@@ -332,7 +337,7 @@ def test_one_image_in_a_batch_does_not_change_anothers_chain(tiny_config: MakeCo
     x, index = batch(trainer.config)
     other = x.clone()
     other[1:] = -other[1:]
-    one, two = (trainer.draw(each, index, 0).ladder.latents for each in (x, other))
+    one, two = (draw_of(trainer, each, index, 0).ladder.latents for each in (x, other))
     torch.testing.assert_close(one[..., 0, :], two[..., 0, :], rtol=1e-5, atol=1e-6)
     assert not torch.allclose(one[..., 1, :], two[..., 1, :])
 
@@ -352,13 +357,13 @@ def test_all_starts_kernels_and_ladders_step(
     if num_rungs > 2:
         words |= {"gradient.estimator": "thermodynamic-detached", "gradient.num_rungs": num_rungs}
     trainer = trainer_of(tiny_config({**words, "posterior_chains.exchange": exchange}))
-    before = trainer.step_sizes.clone()
+    before = trainer.chains.step_sizes.clone()
     records = run_steps(trainer, 3)
     rungs = num_rungs if num_rungs > 2 else 1
     assert len(records[-1]["acceptance"]) == rungs
     assert len(records[-1]["score_norm"]) == rungs
     assert all(norm > 0 for norm in records[-1]["score_norm"])
-    assert torch.equal(before, trainer.step_sizes) == (kernel == "ula")
+    assert torch.equal(before, trainer.chains.step_sizes) == (kernel == "ula")
     if kernel == "ula":
         assert set(records[-1]["acceptance"]) == {1.0}
     assert ("swap_rate" in records[-1]) == exchange
@@ -385,10 +390,10 @@ def test_a_rung_without_chains_keeps_its_step_size(tiny_config: MakeConfig):
     """Dealt draws count as accepted; a step size that followed them would grow until it is infinite."""
     words = {"posterior_chains.kernel": "mala", "gradient.estimator": "thermodynamic-detached"}
     trainer = trainer_of(tiny_config(words | {"gradient.num_rungs": 4}))
-    first = trainer.step_sizes.clone()
+    first = trainer.chains.step_sizes.clone()
     run_steps(trainer, 5)
-    assert trainer.step_sizes[0] == first[0]
-    assert (trainer.step_sizes[1:] != first[1:]).all()
+    assert trainer.chains.step_sizes[0] == first[0]
+    assert (trainer.chains.step_sizes[1:] != first[1:]).all()
 
 
 @pytest.mark.parametrize(("num_steps", "wanted"), [(1, [0, 1, 0, 1]), (2, [0, 0, 0, 0]), (3, [0, 1, 0, 1])])
@@ -397,13 +402,13 @@ def test_pairs_that_swap_alternate_from_visit_to_visit(
 ):
     """NEW: odd swaps never fire. Counted anew at each visit, a single step would swap even pairs alone."""
     seen: list[int] = []
-    original = training.sample_ladder
+    original = LadderSampler.run
 
-    def record(*arguments: Any, **words: Any) -> Any:
-        seen.append(words["first_parity"])
-        return original(*arguments, **words)
+    def record(self: LadderSampler, model: Any, x: Any, state: LadderState, *rest: Any) -> Any:
+        seen.append(state.num_steps % 2)
+        return original(self, model, x, state, *rest)
 
-    monkeypatch.setattr(training, "sample_ladder", record)
+    monkeypatch.setattr(LadderSampler, "run", record)
     words = {"gradient.estimator": "thermodynamic-detached", "gradient.num_rungs": 4}
     words |= {"posterior_chains.exchange": True, "posterior_chains.num_steps": num_steps}
     run_steps(trainer_of(tiny_config(words)), 4)
@@ -440,12 +445,12 @@ def test_adapted_schedules_move_and_stay_valid(kind: str, tiny_config: MakeConfi
     words |= {"gradient.schedule.kind": kind, "gradient.schedule.adapt_every": 4}
     words |= {"posterior_chains.exchange": kind == "equal-swap"}
     trainer = trainer_of(tiny_config(words))
-    begun = trainer.schedule.clone()
+    begun = trainer.chains.schedule.clone()
     seen = []
     for step in range(13):
         trainer.step(*batch(trainer.config, step), step, 0)
-        check_schedule(trainer.schedule)
-        seen.append(trainer.schedule.clone())
+        check_schedule(trainer.chains.schedule)
+        seen.append(trainer.chains.schedule.clone())
     assert torch.equal(seen[2], begun)
     moved = [step for step in range(1, 13) if not torch.equal(seen[step], seen[step - 1])]
     assert moved == [3, 7, 11]
@@ -455,9 +460,9 @@ def test_other_schedules_do_not_move(tiny_config: MakeConfig):
     trainer = trainer_of(
         tiny_config({"gradient.estimator": "thermodynamic-detached", "gradient.schedule.adapt_every": 1})
     )
-    begun = trainer.schedule.clone()
+    begun = trainer.chains.schedule.clone()
     run_steps(trainer, 3)
-    assert torch.equal(trainer.schedule, begun)
+    assert torch.equal(trainer.chains.schedule, begun)
 
 
 # --- saving ---

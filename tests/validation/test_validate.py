@@ -10,14 +10,14 @@ import torch
 from thermograd.cli import run
 from thermograd.errors import Caution, InputError, RunError
 from thermograd.gradients.rules import ESTIMATORS, PRIOR_RULES
-from thermograd.ladders.ladder import sample_ladder
+from thermograd.ladders.ladder import LadderSampler
 from thermograd.samplers.langevin import ULA
 from thermograd.samplers.mala import MALA
 from thermograd.validation import Settings, Validation, validate
 from thermograd.validation import evidence as evidence_module
 from thermograd.validation import gradients as gradients_module
 from thermograd.validation import kernels as kernels_module
-from thermograd.validation.common import Row, exact_ladder, make_twin, stream, within_chance
+from thermograd.validation.common import Row, as_one_step, exact_ladder, make_twin, stream, within_chance
 from thermograd.validation.evidence import evidence_rows
 from thermograd.validation.gradients import generator_rows, prior_rows
 from thermograd.validation.kernels import kernel_rows, ula_law
@@ -75,7 +75,9 @@ def test_the_spread_of_maximum_likelihood_is_the_closed_form(small):
 def test_the_law_of_ula_is_that_of_its_chains():
     twin, x = small_twin()
     t = torch.tensor([0.0, 1.0], dtype=torch.float64)
-    ladder = sample_ladder(twin, x, t, ULA(0.3), 4000, 7, "base", stream(SMALL, 50))
+    generator = stream(SMALL, 50)
+    sampler = LadderSampler(t, ULA(0.3), 4000)
+    ladder, _ = sampler.run(twin, x, sampler.start(twin, x, generator), 7, generator)
     mean, covariance = ula_law(twin, x, 0.3, 7)
     draws = ladder.latents[-1]
     scores = (draws.mean(0) - mean) / (draws.std(0) / math.sqrt(len(draws)))
@@ -239,6 +241,6 @@ def test_settings_are_checked():
 def test_exact_ladders_are_their_own_trace():
     twin, x = small_twin()
     ladder = exact_ladder(twin, x, torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64), 5, stream(SMALL, 60))
-    assert ladder.log_likelihood_trace is not None
-    assert torch.equal(ladder.log_likelihood_trace[0], ladder.log_likelihood)
-    assert ladder.num_evaluations == 15
+    trace = as_one_step(ladder)
+    assert torch.equal(trace.log_likelihood[0], ladder.log_likelihood)
+    assert torch.equal(trace.energy[0], ladder.energy)

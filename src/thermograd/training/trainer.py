@@ -76,7 +76,7 @@ class Trainer:
         self.zero_steps = dict.fromkeys(parameters, 0)
         self.num_evaluations = 0.0
 
-    def _refreshed(self) -> LatentModel:
+    def refreshed_model(self) -> LatentModel:
         """Return the chains' model with the weights as they stand now."""
         for module in self.chain_model.modules():
             if isinstance(module, Bfloat16Generator):
@@ -97,7 +97,7 @@ class Trainer:
         Raises:
             RunError: a quantity is not finite, chains exploded, or a gradient is exactly zero for too long.
         """
-        draws = self.chains.draw(self._refreshed(), x, index, step)
+        draws = self.chains.draw(self.refreshed_model(), x, index, step)
         check_draws(draws, self.config.training.largest_latent, step)
         gradient, clean = self._gradient(x, draws.ladder, step)
         record = self._update(gradient, clean, step, epoch)

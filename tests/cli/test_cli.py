@@ -316,8 +316,10 @@ def test_train_sample_evaluate_with_json(images_file: Path, here: Path, capsys: 
     # One image has no standard error, which strict JSON must not call NaN.
     for extra in ([], ["--num", "1", "--num-samples", "1"]):
         assert cli.run(["evaluate", "run", "--json", *QUICK, *extra]) == 0
-        assert strict_json(capsys.readouterr().out)["records"][0]["values"]["energy_prior"]["unit"] == "nats"
-    strict_json(Path("run/evaluation.json").read_text())
+        record = strict_json(capsys.readouterr().out)["records"][0]
+        assert record["values"]["quantities"]["energy_prior"]["unit"] == "nats"
+    for line in Path("run/measurements.jsonl").read_text().splitlines():
+        strict_json(line)
 
 
 def test_plain_text_of_the_verbs(trained: Path, here: Path, capsys: pytest.CaptureFixture[str]):

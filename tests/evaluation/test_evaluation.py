@@ -14,7 +14,8 @@ from thermograd.data import load_dataset
 from thermograd.errors import InputError
 from thermograd.evaluation.compare import compare_runs
 from thermograd.evaluation.distances import score_folder
-from thermograd.evaluation.evaluate import evaluate_run, read_evaluation
+from thermograd.evaluation.evaluate import evaluate_run
+from thermograd.evaluation.records import read_records
 from thermograd.evaluation.settings import EvaluationSettings
 from thermograd.runs.run import load_run
 from thermograd.runs.train import train_run
@@ -42,35 +43,25 @@ def record(trained):
 
 
 def test_every_number_says_what_it_was_measured_on(record):
-    assert (record["dataset"], record["split"], record["checkpoint"]) == ("digits", "test", "step_00000022")
-    assert (record["num_images"], record["num_samples"], record["seed"], record["epoch"]) == (40, 200, 0, 2)
-    for value in record["values"].values():
-        assert np.isfinite([value["mean"], value["standard_error"]]).all()
+    assert (record.dataset, record.split, record.checkpoint) == ("digits", "test", "step_00000022")
+    assert (record.seed, record.epoch) == (0, 2)
+    assert (record.settings["num_images"], record.settings["num_samples"]) == (40, 200)
+    for value in record.values["quantities"].values():
+        assert np.isfinite([value["value"], value["standard_error"]]).all()
         assert value["unit"]
-    for distance in record["distances"]:
+    for distance in record.values["distances"]:
         assert len(distance["weights_hash"]) == 64
         assert distance["resize_rule"]
         assert distance["num_fake"] > 0
         assert distance["seed"] == 0
-    measured = record["gradient_variance"]
-    assert (measured["estimator"], measured["batch_size"], measured["num_batches"]) == (
-        "maximum-likelihood",
-        16,
-        4,
-    )
-    for part in ("generator", "prior", "total"):
-        chains = measured[part]["chain_variance"]
-        assert 0 < chains["low"] < chains["value"] < chains["high"]
-    named = {(d["name"], d["reference"], d["is_floor"]) for d in record["distances"]}
+    named = {(d["name"], d["reference"], d["is_floor"]) for d in record.values["distances"]}
     for reference in ("digits:test", "digits:train"):
         for is_floor in (False, True):
             assert ("fd-classifier-digits", reference, is_floor) in named
 
 
 def test_two_epochs_of_training_are_far_from_the_floor_of_real_images(record):
-    by = {
-        (d["name"], d["is_floor"]): d["value"] for d in record["distances"] if d["reference"] == "digits:test"
-    }
+    by = {(d["name"], d["is_floor"]): d["value"] for d in record.values["distances"] if d["split"] == "test"}
     assert by["fd-classifier-digits", False] > 3 * by["fd-classifier-digits", True]
 
 
@@ -80,30 +71,29 @@ def test_training_lowers_the_reconstruction_error_and_the_distance(tmp_path, rec
     longer = evaluate_run(load_run(tmp_path / "longer"), QUICK)
 
     def fd(found):
-        return next(d["value"] for d in found["distances"] if d["name"] == "fd-classifier-digits")
+        return next(d["value"] for d in found.values["distances"] if d["name"] == "fd-classifier-digits")
 
-    name = "reconstruction_mean_square_error"
-    assert longer["values"][name]["mean"] < 0.8 * record["values"][name]["mean"]
+    def mean(found):
+        return found.values["quantities"]["reconstruction_mean_square_error"]["value"]
+
+    assert mean(longer) < 0.8 * mean(record)
     assert fd(longer) < fd(record)
 
 
 def test_evaluation_is_reproducible_and_a_repeat_replaces_its_record(trained, record):
     again = evaluate_run(load_run(trained), QUICK)
     assert again == record
-    same = [
-        r
-        for r in read_evaluation(trained)
-        if r["checkpoint"] == record["checkpoint"] and r["num_images"] == 40
-    ]
-    assert same == [record]
+    assert read_records(trained).count(record) == 1
+    assert [r.key for r in read_records(trained)].count(record.key) == 1
 
 
 def test_another_seed_is_another_draw(trained, record):
     other = evaluate_run(
         load_run(trained), EvaluationSettings(num_images=40, num_samples=200, num_evidence=0, seed=1)
     )
-    assert other["values"]["energy_prior"]["mean"] != record["values"]["energy_prior"]["mean"]
-    assert "log_evidence" not in other["values"]
+    ours, theirs = (each.values["quantities"] for each in (record, other))
+    assert theirs["energy_prior"]["value"] != ours["energy_prior"]["value"]
+    assert "log_evidence" not in theirs
 
 
 def test_evaluation_moves_no_weight(trained):
@@ -118,7 +108,14 @@ def test_all_checkpoints_through_the_command_line(trained, capsys):
     words = ["evaluate", str(trained), "--checkpoint", "all", "--num", "20", "--num-samples", "150"]
     assert command_line([*words, "--evidence", "2", "--json"]) == 0
     records = json.loads(capsys.readouterr().out)["records"]
-    assert [r["step"] for r in records] == [11, 22]
+    assert [(r["step"], r["kind"]) for r in records] == [
+        (step, kind) for step in (11, 22) for kind in ("evaluation", "variance")
+    ]
+    for record in records[1::2]:
+        assert (record["settings"]["batch_size"], record["settings"]["num_batches"]) == (16, 4)
+        for part in ("generator", "prior", "total"):
+            chains = record["values"]["estimators"]["maximum-likelihood"]["blocks"][part]["chain_variance"]
+            assert 0 < chains["low"] < chains["value"] < chains["high"]
 
 
 def test_compare_puts_intervals_side_by_side(trained, record, capsys):

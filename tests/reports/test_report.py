@@ -15,8 +15,9 @@ import pytest
 from thermograd.cli import run as run_cli
 from thermograd.config.resolve import resolve
 from thermograd.errors import InputError
+from thermograd.evaluation.records import Kind, Record, Source, add_record, read_records
 from thermograd.reports import write_report
-from thermograd.reports.collect import QUANTITIES, Contrast, collect, with_probes
+from thermograd.reports.collect import QUANTITIES, Contrast, collect, with_bias
 from thermograd.reports.conclusions import baseline, conclude, final_values, noise_floor
 from thermograd.reports.statistics import detectable_difference
 from thermograd.reports.tables import differences, gradients
@@ -341,30 +342,28 @@ def _write_run(
     effect = -1.5 if run["arm"] == "complete-p3" else 0.0
     skill = luck.normal()
     t = ((np.arange(rungs) / (rungs - 1)) ** 3).tolist() if rungs > 2 else [1.0]
-    metrics, records = [], []
+    metrics = []
     for step in range(10, NUM_STEPS + 1, 10):
         metrics.append(
             {"kind": "train", "step": step, "epoch": step // 20, "log_likelihood": -1000 / step,
              "energy_posterior": -1.0, "energy_prior": -1.1, "inverse_temperature": t, "seconds": 0.01 * (1 + a)}
         )  # fmt: skip
-        if probes:
-            metrics.append({"kind": "probe", "step": step, "epoch": step // 20, "estimators": {
-                estimator: {"fresh": _blocks(chance, a, step, t, bias=False)}}})  # fmt: skip
     for step, split in [(20, "train"), (40, "train"), (60, "train"), (80, "train"), (80, "test")]:
         value = 12 * math.exp(-step / 40) + 3 + 0.5 * skill + effect + 0.3 * chance.normal()
         distance = {"name": KD.removeprefix("distance:"), "value": value, "standard_error": 0.1, "is_floor": False,
-                    "reference": f"digits:{split}"}  # fmt: skip
+                    "split": split}  # fmt: skip
         values = {"reconstruction_mean_square_error": 0.05 + 0.5 / step + 0.001 * chance.normal()}
         if split == "test":
             values["log_evidence"] = 40 + 2 * skill + 0.5 * chance.normal()
-        records.append(
-            {"source": "study", "gradient_variance": None, "dataset": "digits", "split": split, "step": step,
-             "epoch": step // 20,
-             "values": {name: {"mean": mean, "standard_error": 0.1} for name, mean in values.items()},
-             "distances": [distance, {**distance, "value": 0.4, "is_floor": True}]}
-        )  # fmt: skip
+        quantities = {name: {"value": mean, "standard_error": 0.1} for name, mean in values.items()}
+        distances = [distance, {**distance, "value": 0.4, "is_floor": True}]
+        _measure(
+            folder, "evaluation", "clock", split, step, {"quantities": quantities, "distances": distances}
+        )
+        if probes:
+            blocks = _blocks(chance, a, step, t, bias=False)
+            _measure(folder, "variance", "clock", split, step, {"estimators": {estimator: blocks}})
     (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in metrics))
-    (folder / "evaluation.json").write_text(json.dumps(records))
     (folder / "environment.json").write_text(
         json.dumps({"thermograd": "0.1.0", "commit": "c0ffee" * 7, "packages": {"torch": "2.13.0"}})
     )
@@ -375,8 +374,13 @@ def _write_run(
         pixels = (255 * chance.random((63, 63, 1))).astype(np.uint8)
         save_png(pixels, folder / "samples" / f"samples_epoch_{epoch:04d}.png")
     if bias:
-        record = {"step": NUM_STEPS, "estimators": {estimator: _blocks(chance, a, NUM_STEPS, t, bias=True)}}
-        (folder / "variance.json").write_text(json.dumps(record))
+        blocks = _blocks(chance, a, NUM_STEPS, t, bias=True)
+        _measure(folder, "variance", "command", "train", NUM_STEPS, {"estimators": {estimator: blocks}})
+
+
+def _measure(folder: Path, kind: Kind, source: Source, split: str, step: int, values: dict[str, Any]) -> None:
+    checkpoint = f"step_{step:08d}"
+    add_record(folder, Record(kind, source, "digits", split, checkpoint, step, step // 20, 0, {}, values))
 
 
 def _blocks(chance: np.random.Generator, a: int, step: int, t: list[float], *, bias: bool) -> dict[str, Any]:
@@ -457,7 +461,7 @@ def test_every_figure_and_table_is_a_file(study: Path, page: str):
         "arms",
         "settings",
         "results",
-        "probes",
+        "variances",
     } <= tables
     assert all(f"<code>{name}</code>" in page for name in tables)
     contrasts = pd.read_csv(out / "contrasts.csv")
@@ -471,14 +475,14 @@ def test_the_tables_hold_the_numbers_of_the_folders(study: Path):
     run = next(
         run for run in data.table.to_dict("records") if run["arm"] == "complete-p3" and run["seed"] == 2
     )
-    record = json.loads((study / "runs" / run["run"] / "evaluation.json").read_text())[-1]
-    assert evidence["complete-p3"][2] == record["values"]["log_evidence"]["mean"]
-    # Bias comes from the reference gradient at the end, variance from the probe of each step.
+    record = read_records(study / "runs" / run["run"], "evaluation")[-1]
+    assert evidence["complete-p3"][2] == record.values["quantities"]["log_evidence"]["value"]
+    # Bias comes from the reference gradient at the end, variance from the measurement of each step and split.
     ends = data.table[data.table["is_final"]]
     assert ends["relative_squared_bias"].notna().all()
     assert data.table[~data.table["is_final"]]["relative_squared_bias"].isna().all()
     assert data.table["normalised_variance"].notna().all()
-    table = gradients(data.probes, data.arms)
+    table = gradients(data.variances, data.arms)
     row = table[(table["arm"] == "detached-p1") & (table["network"] == "total")]
     assert row["squared_bias"].item() == pytest.approx(0.04)
 
@@ -506,7 +510,7 @@ def test_figures_without_data_are_left_out_and_say_why(poor_page: str):
     assert re.findall(r'<figure id="(\w+)"', poor_page) == [
         "contrasts", "arm_differences", "distance_by_iteration", "evidence_by_arm", "temperatures", "cost",
     ]  # fmt: skip
-    assert "<li>Variance of the learning gradient while training: no run was probed" in poor_page
+    assert "<li>Variance of the learning gradient while training: it was not measured" in poor_page
     assert "<li>Samples by arm and epoch: no run has drawn samples" in poor_page
     unsaid = (
         "Does the variance of the gradient go with the quality of images? No gradient variance was measured"
@@ -585,22 +589,21 @@ def test_a_browser_shows_everything(study: Path, page: str, tmp_path: Path, widt
 
 
 def test_a_variance_that_could_not_be_told_is_not_replaced_by_an_older_one():
-    probes = pd.DataFrame(
+    variances = pd.DataFrame(
         {
             "run": "a",
             "arm": "noise",
             "network": "total",
             "step": [1, 2, 2],
-            "source": ["probe", "probe", "reference"],
+            "split": "train",
+            "source": ["clock", "clock", "command"],
             **{name: [1.0, 2.0, 3.0] for name in QUANTITIES},
             "normalised_variance": [1.0, float("nan"), 3.0],
             "relative_squared_bias": [float("nan"), float("nan"), 0.5],
         }
     )
-    table = with_probes(pd.DataFrame({"run": ["a", "a"], "step": [1, 2]}), probes)
-    assert table["total_variance"].tolist() == [1.0, 2.0]
-    assert math.isnan(table["normalised_variance"][1])
+    table = with_bias(pd.DataFrame({"run": ["a", "a"], "step": [1, 2]}), variances)
     assert table["relative_squared_bias"][1] == 0.5
-    row = gradients(probes, {"noise": None}).iloc[0]
+    row = gradients(variances, {"noise": None}).iloc[0]
     assert row["total_variance"] == 2.0
     assert math.isnan(row["normalised_variance"])

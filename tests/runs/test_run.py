@@ -20,6 +20,7 @@ from conftest import LADDER
 from thermograd.config.schema import RunConfig
 from thermograd.errors import InputError, RunError
 from thermograd.evaluation.evaluate import evaluate_run
+from thermograd.evaluation.records import read_records
 from thermograd.evaluation.settings import EvaluationSettings
 from thermograd.machine import resolve_device
 from thermograd.runs.checkpoint import list_checkpoints, load_checkpoint
@@ -461,16 +462,16 @@ def test_evaluation_records_what_was_measured_on_what(finished: tuple[RunConfig,
     first = evaluate_run(run, QUICK)
     assert first == evaluate_run(run, QUICK)
     evaluate_run(run, replace(QUICK, split="train", num_images=1, num_samples=1))
-    records = json.loads((folder / "evaluation.json").read_text())
-    assert [(r["split"], r["num_images"]) for r in records] == [("test", 4), ("train", 1)]
-    assert first["epoch"] == 3
-    assert first["checkpoint"] == "step_00000012"
-    assert records[1]["values"]["energy_prior"]["standard_error"] is None
+    records = read_records(folder)
+    assert [(r.split, r.settings["num_images"]) for r in records] == [("test", 4), ("train", 1)]
+    assert first.epoch == 3
+    assert first.checkpoint == "step_00000012"
+    assert records[1].values["quantities"]["energy_prior"]["standard_error"] is None
     # The reconstruction's error agrees with the likelihood at the same draws: l = -D e / (2 s^2) - constant.
-    values, s, size = first["values"], config.model.noise_std, 64
-    error = values["reconstruction_mean_square_error"]["mean"]
+    values, s, size = first.values["quantities"], config.model.noise_std, 64
+    error = values["reconstruction_mean_square_error"]["value"]
     expected = -size * error / (2 * s**2) - size / 2 * np.log(2 * np.pi * s**2)
-    assert values["log_likelihood_at_posterior_draws"]["mean"] == pytest.approx(expected, rel=1e-5)
+    assert values["log_likelihood_at_posterior_draws"]["value"] == pytest.approx(expected, rel=1e-5)
 
 
 def test_samples_are_a_function_of_the_seed(finished: tuple[RunConfig, Path]):

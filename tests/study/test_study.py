@@ -2,12 +2,14 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from thermograd.config.schema import evaluations_per_image
 from thermograd.data import batch_order
 from thermograd.errors import InputError
 from thermograd.evaluation.evaluate import evaluate_run
+from thermograd.evaluation.records import add_record, read_records
 from thermograd.evaluation.settings import EvaluationSettings
 from thermograd.runs.run import load_run
 from thermograd.runs.train import train_run
@@ -405,9 +408,10 @@ def test_a_claim_without_content_is_left_alone_until_its_heart_has_stopped(tmp_p
 
 
 def records(folder: Path) -> list[tuple[str, int]]:
-    return [
-        (record["split"], record["step"]) for record in json.loads((folder / "evaluation.json").read_text())
-    ]
+    """Return what was evaluated; each was preceded by the variance of the gradient."""
+    measured = [(record.split, record.step) for record in read_records(folder, "evaluation", "clock")]
+    assert [(r.split, r.step) for r in read_records(folder, "variance", "clock")] == measured
+    return measured
 
 
 def weights(folder: Path) -> bytes:
@@ -481,11 +485,13 @@ def test_the_table_has_a_row_for_each_measurement(finished: Path):
     # One chain of 2 steps and its start: 3 evaluations, for each of 8 images a step.
     assert vanilla["evaluations"].tolist() == [8 * 8 * 3, 12 * 8 * 3, 12 * 8 * 3]
     run = vanilla["run"].iloc[0]
-    measured = json.loads((finished / "runs" / run / "evaluation.json").read_text())
-    values = [record["values"]["reconstruction_mean_square_error"]["mean"] for record in measured]
+    measured = [read_records(finished / "runs" / run, kind) for kind in ("evaluation", "variance")]
+    values = [r.values["quantities"]["reconstruction_mean_square_error"]["value"] for r in measured[0]]
     assert vanilla["reconstruction_mean_square_error"].tolist() == values
-    chains = [record["gradient_variance"]["prior"]["chain_variance"]["value"] for record in measured]
-    assert vanilla["gradient:prior.chain_variance"].tolist() == chains
+    blocks = [r.values["estimators"]["maximum-likelihood"]["blocks"] for r in measured[1]]
+    chains = [each["prior"]["chain_variance"]["value"] for each in blocks]
+    assert vanilla["prior:chain_variance"].tolist() == chains
+    assert vanilla["total_variance"].tolist() == [each["total"]["total_variance"]["value"] for each in blocks]
     assert min(chains) > 0
 
 
@@ -498,51 +504,37 @@ def test_the_table_is_kept_as_parquet_and_csv(finished: Path):
     np.testing.assert_allclose(read["energy_prior"], table["energy_prior"])
 
 
-def test_probes_and_distances_stand_in_their_rows(tiny_study: MakeStudy, finished: Path, tmp_path: Path):
-    import shutil
-
+def test_a_row_holds_the_distances_and_the_variance_of_its_own_split(finished: Path, tmp_path: Path):
     path = tmp_path / "study"
     shutil.copytree(finished, path)
-    run = open_study(path).runs[0].identity
-    with (path / "runs" / run / "metrics.jsonl").open("a") as metrics:
-        for step in (8, 11):
-            quantities = {"chain_variance": {"value": step / 2, "low": 0.0, "high": 9.0}}
-            fresh = {"blocks": {"prior": quantities, "prior.layer": quantities}}
-            other = {"fresh": {"blocks": {"prior": {"chain_variance": {"value": -1.0}}}}}
-            estimators = {"maximum-likelihood": {"fresh": fresh}, "thermodynamic-detached": other}
-            probe = {"kind": "probe", "step": step, "estimators": estimators}
-            metrics.write(json.dumps(probe) + "\n")
-    file = path / "runs" / run / "evaluation.json"
-    measured = json.loads(file.read_text())
-    for record in measured:
-        record["distances"] = [
-            {
-                "name": "kd-x",
-                "reference": f"smooth:{split}",
-                "value": v,
-                "standard_error": 0.5,
-                "is_floor": is_floor,
-            }
+    run = open_study(path).run_folder(open_study(path).runs[0].identity)
+    for record in read_records(run, "evaluation"):
+        distances = [
+            {"name": "kd-x", "split": split, "value": v, "standard_error": 0.5, "is_floor": is_floor}
             for split, v, is_floor in (("test", 7.0, False), ("train", 8.0, False), ("test", 0.1, True))
         ]
-    file.write_text(json.dumps(measured))
+        add_record(run, replace(record, values={**record.values, "distances": distances}))
+    for record in read_records(run, "variance"):
+        value = {"value": record.step + (0.5 if record.split == "test" else 0.0), "low": 0.0, "high": 9.0}
+        blocks = {"prior": {"chain_variance": value}, "prior.layer": {"chain_variance": value}}
+        other = {"blocks": {"prior": {"chain_variance": {"value": -1.0}}}}
+        estimators = {"maximum-likelihood": {"blocks": blocks}, "thermodynamic-detached": other}
+        add_record(run, replace(record, values={"estimators": estimators}))
     table = load_study(path).iloc[:3]
     assert table["distance:kd-x"].tolist() == [8, 8, 7]
     assert table["floor:kd-x"].fillna(-1).tolist() == [-1, -1, 0.1]
-    assert table["probe:prior.chain_variance"].tolist() == [4, 5.5, 5.5]
-    assert [name for name in table if "probe:" in name] == ["probe:step", "probe:prior.chain_variance"]
+    assert table["prior:chain_variance"].tolist() == [8, 12, 12.5]
+    assert table["total_variance"].isna().all()
 
 
 def test_a_measurement_of_ones_own_does_not_change_the_study(finished: Path, tmp_path: Path):
-    import shutil
-
     path = tmp_path / "study"
     shutil.copytree(finished, path)
     run = open_study(path).run_folder(open_study(path).runs[0].identity)
     for seed in (0, 5):
         settings = EvaluationSettings(extractor="none", num_evidence=0, num_samples=20, seed=seed)
         evaluate_run(load_run(run), settings)
-    assert len(json.loads((run / "evaluation.json").read_text())) == 3 + 2
+    assert len(read_records(run, "evaluation")) == 3 + 2
     pd.testing.assert_frame_equal(load_study(path), load_study(finished))
 
 
@@ -600,8 +592,6 @@ def test_a_study_without_runs_yet_has_an_empty_table(tiny_study: MakeStudy, tmp_
 
 
 def test_adding_keeps_what_was_named_before(tiny_study: MakeStudy, finished: Path, tmp_path: Path):
-    import shutil
-
     path = tmp_path / "study"
     shutil.copytree(finished, path)
     file = tiny_study(evaluation={**EVALUATION, "every": 2})

@@ -17,6 +17,7 @@ from thermograd.config.resolve import resolve
 from thermograd.config.schema import RunConfig, evaluations_per_image
 from thermograd.errors import InputError
 from thermograd.evaluation import variance
+from thermograd.evaluation.records import read_records
 from thermograd.evaluation.variance import VarianceSettings, rows_of, variance_of_run
 from thermograd.gradients.reference import ReferenceSettings
 from thermograd.gradients.rules import ESTIMATORS
@@ -303,8 +304,8 @@ def test_what_a_gradient_costs_is_known_before(
 def test_the_table_of_all_estimators(trained: Run):
     messages: list[str] = []
     record = variance_of_run(trained, small(changes={"num_chains": 2}), messages.append)
-    assert json.loads((trained.folder / "variance.json").read_text()) == record
-    assert list(record["estimators"]) == list(ESTIMATORS)
+    assert read_records(trained.folder, "variance")[-1] == record
+    assert list(record.values["estimators"]) == list(ESTIMATORS)
     assert "generator evaluations" in messages[0]
     assert "minutes" in messages[0]
     rows = rows_of(record)
@@ -315,17 +316,17 @@ def test_the_table_of_all_estimators(trained: Run):
         for quantity in ("chain_variance", "batch_variance", "squared_bias", "mean_square_error"):
             assert math.isfinite(row[quantity]["value"]), quantity
     names = ("thermodynamic-detached", "thermodynamic-complete")
-    shared = [record["estimators"][name]["log_likelihood_variance"] for name in names]
+    shared = [record.values["estimators"][name]["log_likelihood_variance"] for name in names]
     assert shared[0] == shared[1]  # the same draws serve both
-    assert record["reference"]["num_evaluations"] > 0
-    assert record["reference"]["r_hat_largest"] >= record["reference"]["r_hat_median"] > 0
+    reference = record.values["reference"]
+    assert reference["num_evaluations"] > 0
+    assert reference["r_hat_largest"] >= reference["r_hat_median"] > 0
 
 
 def test_a_measurement_is_a_function_of_its_seed(trained: Run):
     def found(seed: int) -> Any:
-        return variance_of_run(trained, small(seed=seed, reference=None, estimators=("maximum-likelihood",)))[
-            "estimators"
-        ]
+        settings = small(seed=seed, reference=None, estimators=("maximum-likelihood",))
+        return variance_of_run(trained, settings).values["estimators"]
 
     assert found(0) == found(0)
     assert found(0) != found(1)
@@ -336,10 +337,10 @@ def test_the_reference_does_not_change_what_is_measured_without_it(trained: Run)
         variance_of_run(trained, small(estimators=("thermodynamic-detached",), reference=reference))
         for reference in (small().reference, None)
     )
-    for block, quantities in without["estimators"]["thermodynamic-detached"]["blocks"].items():
-        both = with_it["estimators"]["thermodynamic-detached"]["blocks"][block]
+    for block, quantities in without.values["estimators"]["thermodynamic-detached"]["blocks"].items():
+        both = with_it.values["estimators"]["thermodynamic-detached"]["blocks"][block]
         assert quantities.items() <= both.items()
-    assert without["reference"] is None
+    assert without.values["reference"] is None
 
 
 def test_the_weights_probed_are_those_being_trained(
@@ -366,9 +367,9 @@ def test_equal_cost_gives_maximum_likelihood_what_the_ladder_spends(trained: Run
     settings = small(
         estimators=("maximum-likelihood", "thermodynamic-complete"), equal_cost=True, reference=None
     )
-    found = variance_of_run(trained, settings)["estimators"]
-    costs = {name: each["num_evaluations_per_image"] for name, each in found.items()}
-    chains = {name: each["num_chains"] for name, each in found.items()}
+    record = variance_of_run(trained, settings)
+    costs = {name: each["num_evaluations_per_image"] for name, each in record.values["estimators"].items()}
+    chains = {name: each["num_chains"] for name, each in record.settings["estimators"].items()}
     assert chains["thermodynamic-complete"] == 2
     assert chains["maximum-likelihood"] > 5
     spent = costs["maximum-likelihood"]
@@ -379,12 +380,12 @@ def test_equal_cost_gives_maximum_likelihood_what_the_ladder_spends(trained: Run
 def test_persistent_chains_are_used_where_all_have_them_and_by_no_one_else(trained: Run):
     def starts(*names: str) -> set[str]:
         record = variance_of_run(trained, small(estimators=names, reference=None))
-        return {each["posterior_chains"]["start"] for each in record["estimators"].values()}
+        return {each["posterior_chains"]["start"] for each in record.settings["estimators"].values()}
 
     assert starts("maximum-likelihood") == {"persistent"}
     assert starts("maximum-likelihood", "thermodynamic-detached") == {"base"}
     test = small(estimators=("maximum-likelihood",), reference=None, split="test", changes={"batch_size": 3})
-    found = variance_of_run(trained, test)["estimators"]["maximum-likelihood"]
+    found = variance_of_run(trained, test).settings["estimators"]["maximum-likelihood"]
     assert found["posterior_chains"]["start"] == "base"  # chains are stored for training images alone
 
 
@@ -402,7 +403,7 @@ def test_persistent_chains_are_used_where_all_have_them_and_by_no_one_else(train
     ],
 )
 def test_bad_input_is_one_line_and_writes_nothing(options: dict[str, Any], said: str, trained: Run):
-    file = trained.folder / "variance.json"
+    file = trained.folder / "measurements.jsonl"
     file.unlink(missing_ok=True)
     with pytest.raises(InputError) as caught:
         variance_of_run(trained, small(**options))
@@ -431,8 +432,8 @@ def test_the_command_as_json(trained: Run, capsys: pytest.CaptureFixture[str]):
     names = ["--estimator", "maximum-likelihood", "--estimator", "maximum-likelihood"]
     assert cli.run(["variance", str(trained.folder), *words, *names]) == 0
     record = json.loads(capsys.readouterr().out)
-    assert list(record["estimators"]) == ["maximum-likelihood"]
-    assert record == json.loads((trained.folder / "variance.json").read_text())
+    assert list(record["values"]["estimators"]) == ["maximum-likelihood"]
+    assert record == vars(read_records(trained.folder, "variance")[-1])
 
 
 @pytest.mark.parametrize(

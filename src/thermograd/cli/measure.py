@@ -1,12 +1,15 @@
 """`thermograd sample`, `evaluate`, `compare` and `evidence`."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from thermograd.cli.common import emit, folder_argument, json_option, print_table
 from thermograd.errors import InputError
+
+if TYPE_CHECKING:
+    from thermograd.evaluation.records import Record
 
 positive = click.IntRange(min=1)
 not_negative = click.IntRange(min=0)
@@ -86,11 +89,13 @@ def evaluate(
     """Score the model in DIR on a split, or any folder of images with --images and --reference.
 
     Reconstruction, energies, log p(x) with its error, distances of samples to test and train images with their
-    floor, and the nearest training images. Everything is added to DIR/evaluation.json.
+    floor, and the nearest training images. Everything is added to DIR/measurements.jsonl.
     """
     from thermograd.evaluation.distances import score_folder
     from thermograd.evaluation.evaluate import evaluate_run
+    from thermograd.evaluation.records import FILE
     from thermograd.evaluation.settings import EvaluationSettings
+    from thermograd.evaluation.variance import own_settings, variance_of_run
     from thermograd.runs.run import load_run
 
     settings = EvaluationSettings(
@@ -98,7 +103,6 @@ def evaluate(
         num_images=num,
         num_samples=num_samples,
         num_evidence=evidence,
-        num_gradient_batches=gradient_batches,
         extractor=distance,
         weights=weights,
         variant="quick" if quick else "full",
@@ -113,14 +117,22 @@ def evaluate(
         emit(record, as_json, lambda: _print_distances(record["distances"]))
         return
     assert folder is not None  # for the type checker: one of the two is given
-    records = [evaluate_run(load_run(folder, name), settings) for name in _checkpoints(folder, checkpoint)]
+    if gradient_batches in (1, 2):
+        raise InputError(f"`--gradient-batches` must be 0, or at least 3, got {gradient_batches}.")
+    records = []
+    for name in _checkpoints(folder, checkpoint):
+        measured = load_run(folder, name)
+        records.append(evaluate_run(measured, settings))
+        if gradient_batches:
+            own = own_settings(measured, split, num_batches=gradient_batches, seed=seed)
+            records.append(variance_of_run(measured, own))
 
     def text() -> None:
         for record in records:
-            _print_record(record)
-        click.echo(f"Kept in {folder / 'evaluation.json'}; pictures in {folder / 'samples'}")
+            (_print_variance if record.kind == "variance" else _print_evaluation)(record)
+        click.echo(f"Kept in {folder / FILE}; pictures in {folder / 'samples'}")
 
-    emit({"records": records}, as_json, text)
+    emit({"records": [vars(record) for record in records]}, as_json, text)
 
 
 def _checkpoints(folder: Path, which: str) -> list[str | None]:
@@ -134,40 +146,44 @@ def _checkpoints(folder: Path, which: str) -> list[str | None]:
     return [None if which == "last" else which]
 
 
-def _print_record(record: dict[str, Any]) -> None:
+def _title(record: "Record") -> str:
+    return f"{record.dataset}:{record.split}, {record.checkpoint} (epoch {record.epoch})"
+
+
+def _print_evaluation(record: "Record") -> None:
     rows = []
-    for name, value in record["values"].items():
+    for name, value in record.values["quantities"].items():
         error = "-" if value["standard_error"] is None else f"{value['standard_error']:.2g}"
-        rows.append((name.replace("_", " "), f"{value['mean']:.5g}", error, value["unit"]))
-    title = f"{record['dataset']}:{record['split']}, {record['checkpoint']} (epoch {record['epoch']})"
-    print_table(title, ("quantity", "mean", "standard error", "unit"), rows)
-    if record["gradient_variance"] is not None:
-        _print_gradient_variance(record["gradient_variance"])
-    evidence = record["values"].get("log_evidence")
+        rows.append((name.replace("_", " "), f"{value['value']:.5g}", error, value["unit"]))
+    print_table(_title(record), ("quantity", "mean", "standard error", "unit"), rows)
+    evidence = record.values["quantities"].get("log_evidence")
     for caution in evidence["warnings"] if evidence else []:
         click.echo(f"warning: {caution['text']}", err=True)
-    if record["distances"]:
-        _print_distances(record["distances"])
+    if record.values["distances"]:
+        _print_distances(record.values["distances"])
 
 
-def _print_gradient_variance(measured: dict[str, Any]) -> None:
+def _print_variance(record: "Record") -> None:
     names = ("chain_variance", "batch_variance", "normalised_variance")
     rows = [
-        (
-            part,
-            *(
-                f"{e['value']:.3g} [{e['low']:.3g}, {e['high']:.3g}]"
-                for e in (measured[part][n] for n in names)
-            ),
-        )
+        (estimator, part, *(_interval(blocks[part][name]) for name in names))
+        for estimator, each in record.values["estimators"].items()
+        for blocks in [each["blocks"]]
         for part in ("generator", "prior", "total")
-        if part in measured
+        if part in blocks
     ]
     title = (
-        f"Variance of the learning gradient, {measured['estimator']}, {measured['num_batches']} batches of "
-        f"{measured['batch_size']} images, value [95 % interval]"
+        f"Variance of the learning gradient, {_title(record)}, {record.settings['num_batches']} batches of "
+        f"{record.settings['batch_size']} images, value [95 % interval]"
     )
-    print_table(title, ("part", "chains", "mini-batch", "normalised"), rows)
+    print_table(title, ("estimator", "part", "chains", "mini-batch", "normalised"), rows)
+
+
+def _interval(estimate: dict[str, float | None]) -> str:
+    value, low, high = (estimate[name] for name in ("value", "low", "high"))
+    if value is None:
+        return "-"
+    return f"{value:.3g}" if low is None or high is None else f"{value:.3g} [{low:.3g}, {high:.3g}]"
 
 
 def _print_distances(distances: list[dict[str, Any]]) -> None:

@@ -2,11 +2,14 @@
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from thermograd.cli.common import emit, folder_argument, json_option, print_table
+
+if TYPE_CHECKING:
+    from thermograd.evaluation.records import Record
 
 NOTE = (
     "Variances and the mean square error are means over parameters, with 95 % intervals over batches. Bias, sd (root "
@@ -86,8 +89,10 @@ def variance(
     """Measure the variance of the learning gradient of the run in DIR, at its checkpoint.
 
     All estimators see the same parameters and batches. The variance is split into the part of the Markov chains and
-    that of the mini-batch; a reference gradient from long chains gives the bias. Writes DIR/variance.json.
+    that of the mini-batch; a reference gradient from long chains gives the bias. The record is added to
+    DIR/measurements.jsonl.
     """
+    from thermograd.evaluation.records import FILE
     from thermograd.evaluation.variance import VarianceSettings, rows_of, variance_of_run
     from thermograd.gradients.reference import ReferenceSettings
     from thermograd.runs.run import load_run
@@ -110,17 +115,17 @@ def variance(
     def text() -> None:
         _print_table(record, rows_of(record))
         click.echo(NOTE)
-        click.echo(f"Kept, with every layer and rung, in {folder / 'variance.json'}")
+        click.echo(f"Kept, with every layer and rung, in {folder / FILE}")
 
-    emit(record, as_json, text)
+    emit(vars(record), as_json, text)
 
 
-def _print_table(record: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+def _print_table(record: "Record", rows: list[dict[str, Any]]) -> None:
+    asked, reference = record.settings, record.values["reference"]
     title = (
-        f"{record['dataset']}:{record['split']}, {record['checkpoint']}, {record['num_batches']} batches of "
-        f"{record['batch_size']} images x {record['num_repeats']} repeats"
+        f"{record.dataset}:{record.split}, {record.checkpoint}, {asked['num_batches']} batches of "
+        f"{asked['batch_size']} images x {asked['num_repeats']} repeats"
     )
-    measured = record["reference"] is not None
     sources = (
         "estimator",
         "part",
@@ -146,7 +151,7 @@ def _print_table(record: dict[str, Any], rows: list[dict[str, Any]]) -> None:
         for row in rows
     ]
     print_table(title, sources, cells)
-    if measured:
+    if reference is not None:
         columns = (
             "estimator",
             "part",
@@ -159,7 +164,6 @@ def _print_table(record: dict[str, Any], rows: list[dict[str, Any]]) -> None:
             "of one",
         )
         print_table("Against the reference", columns, [_against_reference(row) for row in rows])
-        reference = record["reference"]
         click.echo(
             f"reference: {reference['num_evaluations']:.0f} evaluations an image, R-hat median "
             f"{reference['r_hat_median']:.3f}, largest {reference['r_hat_largest']:.3f}; "
@@ -169,7 +173,7 @@ def _print_table(record: dict[str, Any], rows: list[dict[str, Any]]) -> None:
             click.echo(f"warning: {caution['text']}", err=True)
     spread = [
         (name, _with_interval(each["log_likelihood_variance"][-1]))
-        for name, each in record["estimators"].items()
+        for name, each in record.values["estimators"].items()
     ]
     print_table(None, ("estimator", "Var(l) over draws at t = 1, mean over images, nats^2"), spread)
 

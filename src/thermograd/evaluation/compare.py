@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from thermograd.errors import InputError
-from thermograd.evaluation.evaluate import read_evaluation
+from thermograd.evaluation.records import Record, read_records
 from thermograd.runs.folder import read_config
 
 
@@ -30,11 +30,11 @@ def compare_runs(folders: Sequence[Path]) -> dict[str, Any]:
     configs = [read_config(folder) for folder in folders]
     records = []
     for folder in folders:
-        found = read_evaluation(folder)
+        found = read_records(folder, "evaluation")
         if not found:
             raise InputError(f"`run` {folder} was not evaluated yet: thermograd evaluate {folder}")
-        records.append(max(found, key=lambda record: record["step"]))
-    measured_on = {(record["dataset"], record["split"]) for record in records}
+        records.append(max(found, key=lambda record: record.step))
+    measured_on = {(record.dataset, record.split) for record in records}
     if len(measured_on) > 1:
         raise InputError(f"`runs` must be measured on one data set and split, got {sorted(measured_on)}.")
     quantities: dict[str, dict[str, Any]] = {}
@@ -47,25 +47,25 @@ def compare_runs(folders: Sequence[Path]) -> dict[str, Any]:
             "folder": str(folder),
             "estimator": config.gradient.estimator,
             "seed": config.seed,
-            "checkpoint": record["checkpoint"],
+            "checkpoint": record.checkpoint,
         }
         for folder, config, record in zip(folders, configs, records, strict=True)
     ]
     return {
-        "dataset": records[0]["dataset"],
-        "split": records[0]["split"],
+        "dataset": records[0].dataset,
+        "split": records[0].split,
         "runs": runs,
         "quantities": quantities,
     }
 
 
-def _quantities(record: dict[str, Any]) -> list[tuple[str, str, float, float]]:
+def _quantities(record: Record) -> list[tuple[str, str, float, float]]:
     rows = [
-        (name, value["unit"], value["mean"], value["standard_error"])
-        for name, value in record["values"].items()
+        (name, value["unit"], value["value"], value["standard_error"])
+        for name, value in record.values["quantities"].items()
         if value["standard_error"] is not None  # one image has none, so no interval either
     ]
-    for distance in record["distances"]:
+    for distance in record.values["distances"]:
         if not distance["is_floor"]:
             name = f"{distance['name']} to {distance['reference']}"
             rows.append((name, "distance", distance["value"], distance["standard_error"]))

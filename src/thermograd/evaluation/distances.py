@@ -64,10 +64,10 @@ def distances_of_run(
     extractor = make_extractor(settings.extractor, splits["test"].name, full, settings.weights)
     if extractor is None:
         return []
-    records = []
+    records: list[dict[str, Any]] = []
     for split in ("test", "train"):
         reference = Reference(f"{splits[split].name}:{split}", splits[split].images)
-        records += score_images(
+        found = score_images(
             _batches(samples.images, settings.batch_size),
             reference,
             extractor,
@@ -76,8 +76,9 @@ def distances_of_run(
             epoch=run.checkpoint.state["epoch"] + 1,
             step=run.checkpoint.step,
         )
-        records += floor(reference, extractor, seed=settings.seed, variant=settings.variant)
-    return [asdict(record) for record in records]
+        found += floor(reference, extractor, seed=settings.seed, variant=settings.variant)
+        records += [{"split": split, **asdict(record)} for record in found]
+    return records
 
 
 def score_folder(images: Path, reference: str, settings: EvaluationSettings) -> dict[str, Any]:

@@ -1,10 +1,9 @@
-"""Scores of a trained run on a split of its data, kept in evaluation.json.
+"""Scores of a trained run on a split of its data.
 
 Every number says what it was measured on: split, counts, seed, checkpoint, and for a distance the feature network with
 the hash of its weights. Beside each distance stands its floor, the distance between two halves of the reference.
 """
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,87 +12,62 @@ import torch
 from torch import Tensor
 
 from thermograd.data import ImageDataset, to_tensor
-from thermograd.errors import InputError
 from thermograd.evaluation.distances import distances_of_run
+from thermograd.evaluation.records import Record, add_record, record_of
 from thermograd.evaluation.settings import EvaluationSettings
-from thermograd.evaluation.variance import VarianceSettings, variance_of_run
 from thermograd.evidence import IMAGE_PILOT_STEPS, IMAGE_RUNGS, IMAGE_STEPS, estimate_evidence
-from thermograd.files import write_atomically
-from thermograd.metrics import (
-    nearest_neighbours,
-)
+from thermograd.metrics import nearest_neighbours
 from thermograd.runs.pictures import image_grid, pairs_grid, save_png
 from thermograd.runs.run import Run
 from thermograd.streams import stream
 from thermograd.training.builder import batch_images
-from thermograd.training.probe import Changes
 from thermograd.training.samples import Samples, sample_images, sample_posterior
 
-START_STEPS = 20
-"""Steps of chains that persist in training, where there are none to go on from; the published number."""
 
-
-def evaluate_run(run: Run, settings: EvaluationSettings | None = None) -> dict[str, Any]:
-    """Measure a run and add the record to its evaluation.json.
+def evaluate_run(run: Run, settings: EvaluationSettings | None = None) -> Record:
+    """Measure a run and add the record to its measurements.
 
     Posterior chains are those of `sample_posterior`, whatever chains trained the model. The reconstruction is that of
-    one posterior draw an image; its error is a mean over pixels in [-1, 1].
+    one posterior draw per image; its error is a mean over pixels in [-1, 1].
 
     Args:
         run: what `load_run` returned.
         settings: what to measure; None for the defaults.
 
     Returns:
-        The record: what was measured, on what, `values` by name (mean, standard error over images, unit),
-        `distances` (a list of `DistanceRecord` as dictionaries, floors among them) and `gradient_variance` (of each
-        network and in total, as `thermograd variance` gives it).
+        The record. Its values are `quantities` by name ({value, standard_error over images, unit}) and `distances`, a
+        list of `DistanceRecord` as dictionaries, floors among them, each with the split that it is to.
     """
     settings = settings or EvaluationSettings()
-    if settings.num_gradient_batches in (1, 2):
-        raise InputError(
-            f"`num_gradient_batches` must be 0, or at least 3, got {settings.num_gradient_batches}."
-        )
     splits = {split: run.data(split) for split in ("train", "test")}
     data = splits[settings.split]
-    values = _posterior_values(run, data, settings)
+    quantities = _posterior_values(run, data, settings)
     num_samples = settings.num_samples or min(len(splits["test"]), 10_000)
     samples = sample_images(run.model, run.prior_chains, num_samples, settings.seed)
-    values["energy_prior"] = _mean(samples.energy, "nats")
+    quantities["energy_prior"] = _mean(samples.energy, "nats")
     if settings.num_evidence:
-        values |= _evidence_values(run, data, settings)
+        quantities |= _evidence_values(run, data, settings)
     folder = run.folder / "samples"
     save_png(image_grid(samples.images[:64]), folder / f"samples_{run.checkpoint.path.name}.png")
-    values |= _neighbour_values(run, samples, splits, folder)
-    record = {
-        "source": settings.source,
-        "dataset": data.name,
-        "split": settings.split,
+    quantities |= _neighbour_values(run, samples, splits, folder)
+    used = {
+        **asdict(settings),
         "num_images": min(settings.num_images, len(data)),
         "num_samples": num_samples,
-        "seed": settings.seed,
-        "checkpoint": run.checkpoint.path.name,
-        "step": run.checkpoint.step,
-        "epoch": run.checkpoint.state["epoch"] + 1,
-        "values": values,
-        "distances": distances_of_run(run, samples, splits, settings),
-        "gradient_variance": _gradient_variance(run, data, settings),
+        "num_evidence": min(settings.num_evidence, len(data)),
     }
+    record = record_of(
+        run,
+        "evaluation",
+        data,
+        settings.split,
+        source=settings.source,
+        seed=settings.seed,
+        settings={name: value for name, value in used.items() if name not in ("source", "split", "seed")},
+        values={"quantities": quantities, "distances": distances_of_run(run, samples, splits, settings)},
+    )
     add_record(run.folder, record)
     return record
-
-
-def add_record(folder: Path, record: dict[str, Any]) -> None:
-    """Add a record to evaluation.json, in place of one of the same source, checkpoint, split, seed and counts."""
-    file = folder / "evaluation.json"
-    key = ("source", "split", "checkpoint", "seed", "num_images", "num_samples")
-    records = [old for old in read_evaluation(folder) if any(old.get(name) != record[name] for name in key)]
-    write_atomically(file, json.dumps([*records, record], indent=1))
-
-
-def read_evaluation(folder: Path) -> list[dict[str, Any]]:
-    """Return the records of evaluation.json, oldest first; none where the run was never evaluated."""
-    file = folder / "evaluation.json"
-    return json.loads(file.read_text()) if file.is_file() else []
 
 
 def _posterior_values(run: Run, data: ImageDataset, settings: EvaluationSettings) -> dict[str, Any]:
@@ -141,40 +115,6 @@ def _evidence_values(run: Run, data: ImageDataset, settings: EvaluationSettings)
     return {"log_evidence": value}
 
 
-def _gradient_variance(run: Run, data: ImageDataset, settings: EvaluationSettings) -> dict[str, Any] | None:
-    """Measure the variance of the run's own estimator on fresh batches of the split, at the checkpoint's weights.
-
-    The noise that a `noise_multiplier` adds is left out. Images of the test split have no stored chains: where those of
-    training are persistent, these begin at the base distribution and take `START_STEPS` at least.
-    """
-    if not settings.num_gradient_batches:
-        return None
-    estimator, chains = run.config.gradient.estimator, run.config.posterior_chains
-    from_nowhere = chains.start == "persistent" and settings.split == "test"
-    asked = VarianceSettings(
-        estimators=(estimator,),
-        num_batches=settings.num_gradient_batches,
-        num_repeats=4,
-        changes=Changes(
-            batch_size=min(16, len(data)),
-            num_steps=max(chains.num_steps, START_STEPS) if from_nowhere else None,
-        ),
-        reference=None,
-        split=settings.split,
-        seed=settings.seed,
-    )
-    record = variance_of_run(run, asked, write=False)
-    found = record["estimators"][estimator]
-    blocks = {
-        name: found["blocks"][name] for name in ("generator", "prior", "total") if name in found["blocks"]
-    }
-    return {
-        "estimator": estimator,
-        "batch_size": record["batch_size"],
-        "num_batches": record["num_batches"],
-    } | blocks
-
-
 def _neighbour_values(
     run: Run, samples: Samples, splits: dict[str, ImageDataset], folder: Path, count: int = 200
 ) -> dict[str, Any]:
@@ -190,10 +130,7 @@ def _neighbour_values(
     }
 
 
-# --- distances ---
-
-
 def _mean(values: Tensor, unit: str) -> dict[str, Any]:
     """Return the mean over images with its standard error, which one image does not have."""
     error = float(values.std() / len(values) ** 0.5) if len(values) > 1 else None
-    return {"mean": float(values.mean()), "standard_error": error, "unit": unit}
+    return {"value": float(values.mean()), "standard_error": error, "unit": unit}

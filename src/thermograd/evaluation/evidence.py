@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from thermograd.evaluation.records import add_record, record_of
 from thermograd.evidence import (
     IMAGE_PILOT_STEPS,
     IMAGE_RUNGS,
@@ -30,13 +31,13 @@ def evidence_of_run(
     num_steps: int = IMAGE_STEPS,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Estimate log p(x) of the first images of a split; write evidence_*.csv and a picture to the run folder.
+    """Estimate log p(x) of the first images of a split; add the record to the run's measurements.
 
     The standard error of the mean over images has two parts that are told apart: that images differ, and that each
     estimate has Monte Carlo error. Quadrature error is a bias and is never mixed with them.
 
     Returns:
-        Means over images, the files written and warnings.
+        Means over images, warnings, and the table and picture that were written beside the record.
     """
     data = run.data(split)
     device = next(run.model.parameters()).device
@@ -68,11 +69,27 @@ def evidence_of_run(
     }
     if evidence.lower is not None and evidence.upper is not None:
         record |= {"left_sum": float(evidence.lower.mean()), "right_sum": float(evidence.upper.mean())}
-    return record | {
-        "evaluations_an_image": evidence.num_evaluations,
-        "warnings": [asdict(each) for each in evidence.warnings],
-        "files": files,
-    }
+    record["evaluations_an_image"] = evidence.num_evaluations
+    record["warnings"] = [asdict(each) for each in evidence.warnings]
+    kept = record_of(
+        run,
+        "evidence",
+        data,
+        split,
+        source="command",
+        seed=seed,
+        settings={"method": method, "num_images": count, "num_rungs": num_rungs, "num_steps": num_steps},
+        values={
+            **record,
+            "images": {
+                "log_evidence": evidence.log_evidence.tolist(),
+                "monte_carlo_error": evidence.monte_carlo_error.tolist(),
+                "quadrature_error": evidence.quadrature_error.tolist(),
+            },
+        },
+    )
+    add_record(run.folder, kept)
+    return record | {"files": files}
 
 
 def write_table(evidence: Evidence, file: Path) -> Path:

@@ -1,19 +1,18 @@
 """The variance of the learning gradient of a trained run, by several estimators at the same checkpoint and batches.
 
-Kept as variance.json in the run folder, one record a measurement, with everything that its numbers depend on.
+Each measurement is a record of the run folder, with everything that its numbers depend on.
 """
 
-import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
 
 from thermograd.config.schema import RunConfig, evaluations_per_image
 from thermograd.errors import InputError
-from thermograd.files import write_atomically
+from thermograd.evaluation.records import Record, Source, add_record, record_of
 from thermograd.gradients.reference import Reference, ReferenceSettings, reference_gradient, reference_record
 from thermograd.gradients.rules import ESTIMATORS
 from thermograd.runs.run import Run
@@ -43,6 +42,7 @@ class VarianceSettings:
         reference: chains of the reference gradient, or None for no reference.
         split: "train" or "test".
         seed: of batches and chains.
+        source: "command", or "clock", whose records are the run's own and no command replaces them.
     """
 
     estimators: tuple[str, ...] = tuple(ESTIMATORS)
@@ -53,16 +53,15 @@ class VarianceSettings:
     reference: ReferenceSettings | None = field(default_factory=ReferenceSettings)
     split: str = "train"
     seed: int = 0
+    source: Source = "command"
 
 
 def variance_of_run(
     run: Run,
     settings: VarianceSettings | None = None,
     on_message: Callable[[str], None] = lambda message: None,
-    *,
-    write: bool = True,
-) -> dict[str, Any]:
-    """Measure the gradient's variance at a run's checkpoint and write variance.json.
+) -> Record:
+    """Measure the gradient's variance at a run's checkpoint and add the record to its measurements.
 
     The weights are those that were being trained, not averaged ones.
 
@@ -70,10 +69,9 @@ def variance_of_run(
         run: what `load_run` returned.
         settings: what to measure; None for the defaults.
         on_message: called with a line on the cost before the start, and on the progress.
-        write: whether to write variance.json.
 
     Returns:
-        The record, as variance.json holds it.
+        The record.
 
     Raises:
         InputError: an unknown estimator, settings out of range, or a start without stored chains.
@@ -100,29 +98,31 @@ def variance_of_run(
         by_rung=True,
         on_gradient=progress.gradient,
     )
-    record = {
-        "dataset": data.name,
-        "split": settings.split,
-        "checkpoint": run.checkpoint.path.name,
-        "step": run.checkpoint.step,
-        "epoch": run.checkpoint.state["epoch"] + 1,
-        "config": run.config.identity,
-        "seed": settings.seed,
-        "num_batches": settings.num_batches,
-        "num_repeats": settings.num_repeats,
-        "batch_size": size,
-        "equal_cost": settings.equal_cost,
-        "reference": None
-        if references is None or settings.reference is None
-        else reference_record(references, settings.reference),
-        "seconds_reference": progress.seconds_reference,
-        "seconds_estimators": time.perf_counter() - begun,
-        "estimators": {
-            name: _sampling(configs[name]) | describe(measured[name]) for name in settings.estimators
+    record = record_of(
+        run,
+        "variance",
+        data,
+        settings.split,
+        source=settings.source,
+        seed=settings.seed,
+        settings={
+            "num_batches": settings.num_batches,
+            "num_repeats": settings.num_repeats,
+            "batch_size": size,
+            "equal_cost": settings.equal_cost,
+            "reference": settings.reference and asdict(settings.reference),
+            "estimators": {name: _sampling(configs[name]) for name in settings.estimators},
         },
-    }
-    if write:
-        write_atomically(run.folder / "variance.json", json.dumps(record, indent=1))
+        values={
+            "reference": None
+            if references is None or settings.reference is None
+            else reference_record(references, settings.reference),
+            "seconds_reference": progress.seconds_reference,
+            "seconds_estimators": time.perf_counter() - begun,
+            "estimators": {name: describe(measured[name]) for name in settings.estimators},
+        },
+    )
+    add_record(run.folder, record)
     return record
 
 
@@ -248,20 +248,53 @@ def _clock(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def rows_of(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+def rows_of(record: Record) -> list[dict[str, Any]]:
     """Return one row for each estimator and network of a record, with its settings and main quantities."""
     rows = []
-    for name, each in record["estimators"].items():
+    for name, each in record.values["estimators"].items():
+        sampled = record.settings["estimators"][name]
         for block in ("generator", "prior", "total"):
             if block in each["blocks"]:
                 rows.append(
                     {
                         "estimator": name,
                         "block": block,
-                        "num_rungs": each["num_rungs"],
-                        "num_chains": each["num_chains"],
+                        "num_rungs": sampled["num_rungs"],
+                        "num_chains": sampled["num_chains"],
                         "num_evaluations_per_image": each["num_evaluations_per_image"],
                         **each["blocks"][block],
                     }
                 )
     return rows
+
+
+START_STEPS = 20
+"""Steps of chains that persist in training, where there are none to go on from; the published number."""
+
+
+def own_settings(
+    run: Run, split: str, *, num_batches: int, num_repeats: int = 4, seed: int = 0, source: Source = "command"
+) -> VarianceSettings:
+    """Return settings that measure the run's own estimator on small fresh batches of a split.
+
+    The noise that a `noise_multiplier` adds is left out. Images of the test split have no stored chains: where those of
+    training are persistent, these begin at the base distribution and take `START_STEPS` at least.
+
+    Raises:
+        InputError: fewer than 3 batches.
+    """
+    chains = run.config.posterior_chains
+    from_nowhere = chains.start == "persistent" and split == "test"
+    return VarianceSettings(
+        estimators=(run.config.gradient.estimator,),
+        num_batches=num_batches,
+        num_repeats=num_repeats,
+        changes=Changes(
+            batch_size=min(16, len(run.data(split))),
+            num_steps=max(chains.num_steps, START_STEPS) if from_nowhere else None,
+        ),
+        reference=None,
+        split=split,
+        seed=seed,
+        source=source,
+    )

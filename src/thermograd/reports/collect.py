@@ -2,10 +2,10 @@
 
 | table | a row is |
 |---|---|
-| `table` | a measured checkpoint: what `load_study` returns, with the gradient's variance and bias under short names |
-| `probes` | a probe of the gradient's variance: run, step and network |
+| `table` | a measured checkpoint: what `load_study` returns, with the bias of the gradient where it was measured |
+| `variances` | a measurement of the gradient's variance: run, step, split and network |
 | `training` | a training record: log-likelihood, energies, temperatures |
-| `rungs` | a rung of the last training record or probe of a run |
+| `rungs` | a rung of the last training record or measured variance of a run |
 """
 
 import json
@@ -20,7 +20,9 @@ from thermograd.errors import InputError
 if TYPE_CHECKING:
     import pandas as pd
 
+    from thermograd.evaluation.records import Record
     from thermograd.study.folder import StudyFolder, StudyRun
+    from thermograd.study.results import RunFiles
 
 NETWORKS = ("total", "generator", "prior")
 QUANTITIES = {
@@ -34,7 +36,7 @@ QUANTITIES = {
     "relative_mean_square_error": "relative mean square error",
     "reference_mean_square": "squared reference gradient",
 }
-"""What is kept of a probe, and what to call it."""
+"""What is kept of a measured variance, and what to call it."""
 
 AGAINST_REFERENCE = {
     "squared_bias",
@@ -43,7 +45,7 @@ AGAINST_REFERENCE = {
     "relative_mean_square_error",
     "reference_mean_square",
 }
-"""Quantities that take a reference gradient, which `thermograd variance` has and a probe has not."""
+"""Quantities that take a reference gradient, which `thermograd variance` has and the clock of a run has not."""
 
 SAMPLES = re.compile(r"samples_epoch_(\d+)\.png")
 
@@ -75,7 +77,7 @@ class StudyData:
     Attributes:
         name: of the study.
         table: rows of measured checkpoints.
-        probes: rows of probes.
+        variances: rows of measured variances.
         training: rows of training records, a few hundred a run.
         rungs: rows of rungs: arm, seed, rung, inverse_temperature, expected and variance of the log-likelihood.
         pictures: of samples, one seed an arm.
@@ -89,7 +91,7 @@ class StudyData:
 
     name: str
     table: "pd.DataFrame"
-    probes: "pd.DataFrame"
+    variances: "pd.DataFrame"
     training: "pd.DataFrame"
     rungs: "pd.DataFrame"
     pictures: tuple[Picture, ...]
@@ -111,25 +113,26 @@ def collect(path: Path) -> StudyData:
     import pandas as pd
 
     from thermograd.study.folder import open_study, study_status
-    from thermograd.study.results import load_study
+    from thermograd.study.results import read_runs, table_of
 
     folder = open_study(path)
-    table = load_study(path)
+    files = read_runs(folder)
+    table = table_of(folder, files)
     if table.empty:
         raise InputError(f"`study` {path} has no measured checkpoint yet; see thermograd study status {path}")
-    probes, training, rungs = [], [], []
-    for run in folder.runs:
-        metrics = _metrics(folder, run)
-        probes += list(_probe_rows(run, metrics, _variance_record(folder, run)))
-        training += list(_training_rows(run, metrics))
-        rungs += list(_rung_rows(run, metrics))
-    status = study_status(folder)
+    variances, training, rungs, newest = [], [], [], {}
+    for each in files:
+        variances += list(_variance_rows(each))
+        training += list(_training_rows(each))
+        rungs += list(_rung_rows(each))
+        newest[each.run.identity] = next(iter(_trained(each)[::-1]), {})
+    status = study_status(folder, newest)
     rows = status["runs"]
-    probe_frame = pd.DataFrame(probes, columns=[*PLACE, *QUANTITIES, *BOUNDS])
+    frame = pd.DataFrame(variances, columns=[*PLACE, *QUANTITIES, *BOUNDS])
     return StudyData(
         name=folder.study.name,
-        table=with_probes(table, probe_frame),
-        probes=probe_frame,
+        table=with_bias(table, frame),
+        variances=frame,
         training=pd.DataFrame(training, columns=["run", "arm", "seed", "step", "epoch", *TRAINED]),
         rungs=pd.DataFrame(rungs, columns=["run", "arm", "seed", "rung", *RUNG]),
         pictures=tuple(_pictures(folder)),
@@ -150,34 +153,36 @@ def collect(path: Path) -> StudyData:
     )
 
 
-PLACE = ("run", "arm", "seed", "step", "network", "source")
+PLACE = ("run", "arm", "seed", "step", "split", "network", "source")
 BOUNDS = tuple(f"{name}:{end}" for name in QUANTITIES for end in ("low", "high"))
 TRAINED = ("log_likelihood", "energy_posterior", "energy_prior", "seconds")
 RUNG = ("inverse_temperature", "expected_log_likelihood", "variance_log_likelihood")
 
 
-def with_probes(table: "pd.DataFrame", probes: "pd.DataFrame") -> "pd.DataFrame":
-    """Return the table with the gradient's variance and bias of all networks, from the last probe up to each step."""
+def with_bias(table: "pd.DataFrame", variances: "pd.DataFrame") -> "pd.DataFrame":
+    """Return the table with the bias of the gradient of all networks, as last measured up to each step."""
     import pandas as pd
 
-    names = list(QUANTITIES)
+    names = [name for name in QUANTITIES if name in AGAINST_REFERENCE]
     extra = []
     for run, step in zip(table["run"], table["step"], strict=True):
-        found = probes[(probes["run"] == run) & (probes["network"] == "total") & (probes["step"] <= step)]
+        found = variances[
+            (variances["run"] == run) & (variances["network"] == "total") & (variances["step"] <= step)
+        ]
         extra.append({name: _last(found, name) for name in names})
     return pd.concat([table.reset_index(drop=True), pd.DataFrame(extra, columns=names)], axis=1)
 
 
 def of_source(rows: "pd.DataFrame", name: str) -> "pd.DataFrame":
-    """Return the rows that tell a quantity, by step: variance from probes where there are any, bias from references.
+    """Return the rows that tell a quantity, by step: variance from the run's clock if it has any, bias from commands.
 
-    A reference is measured apart, most often with batches and chains of other numbers than the run's. A probe whose
-    normalised variance could not be told, since the mean gradient drowns in noise, is among the rows: an older number
-    in its place would be the smaller the worse the run.
+    A reference is measured apart, most often with batches and chains of other numbers than the run's. A measurement
+    whose normalised variance could not be told, since the mean gradient drowns in noise, is among the rows: an older
+    number in its place would be the smaller the worse the run.
     """
     rows = rows.sort_values("step", kind="stable")
     known = rows.dropna(subset=[name])
-    among, source = (known, "reference") if name in AGAINST_REFERENCE else (rows, "probe")
+    among, source = (known, "command") if name in AGAINST_REFERENCE else (rows, "clock")
     own = among[among["source"] == source]
     return own if len(own) else known
 
@@ -188,71 +193,60 @@ def _last(rows: "pd.DataFrame", name: str) -> float:
     return float(told.iloc[-1]) if len(told) else float("nan")
 
 
-# --- metrics ---
-
-
-def _metrics(folder: "StudyFolder", run: "StudyRun") -> list[dict[str, Any]]:
-    from thermograd.runs.folder import read_metrics
-
-    return read_metrics(folder.run_folder(run.identity))
-
-
-def _variance_record(folder: "StudyFolder", run: "StudyRun") -> dict[str, Any] | None:
-    """Return what `thermograd variance` measured on a run, if it did."""
-    file = folder.run_folder(run.identity) / "variance.json"
-    return json.loads(file.read_text()) if file.is_file() else None
+# --- measurements and metrics ---
 
 
 def _place(run: "StudyRun") -> dict[str, Any]:
     return {"run": run.identity, "arm": run.arm, "seed": run.seed}
 
 
-def _probe_rows(
-    run: "StudyRun", metrics: list[dict[str, Any]], measured: Mapping[str, Any] | None
-) -> Iterator[dict[str, Any]]:
-    """Yield the variance of the run's own estimator on fresh batches, and what a reference gradient told of it."""
-    own = run.config["gradient"]["estimator"]
-    for record in metrics:
-        each = record.get("estimators", {}).get(own) if record["kind"] == "probe" else None
-        if each is not None:
-            yield from _block_rows(run, record["step"], each["fresh"]["blocks"], "probe")
-    if measured is not None and own in measured["estimators"]:
-        yield from _block_rows(run, measured["step"], measured["estimators"][own]["blocks"], "reference")
+def _own(files: "RunFiles", record: "Record") -> dict[str, Any] | None:
+    """Return what a record tells of the run's own estimator, or None."""
+    own = files.run.config["gradient"]["estimator"]
+    return record.values["estimators"].get(own) if record.kind == "variance" else None
 
 
-def _block_rows(
-    run: "StudyRun", step: int, blocks: Mapping[str, Mapping[str, Any]], source: str
-) -> Iterator[dict[str, Any]]:
-    for network in NETWORKS:
-        row: dict[str, Any] = {**_place(run), "step": step, "network": network, "source": source}
-        for name in QUANTITIES:
-            estimate = blocks.get(network, {}).get(name)
-            if estimate is not None:
-                low, high = estimate.get("low"), estimate.get("high")
-                row |= {name: estimate["value"], f"{name}:low": low, f"{name}:high": high}
-        if len(row) > len(PLACE):
-            yield row
+def _variance_rows(files: "RunFiles") -> Iterator[dict[str, Any]]:
+    """Yield the variance of the run's own estimator by network, and what a reference gradient told of it."""
+    for record in files.records:
+        each = _own(files, record)
+        for network in NETWORKS if each else ():
+            place = {"step": record.step, "split": record.split, "network": network, "source": record.source}
+            row: dict[str, Any] = {**_place(files.run), **place}
+            for name in QUANTITIES:
+                estimate = (each or {})["blocks"].get(network, {}).get(name)
+                if estimate is not None:
+                    low, high = estimate.get("low"), estimate.get("high")
+                    row |= {name: estimate["value"], f"{name}:low": low, f"{name}:high": high}
+            if len(row) > len(PLACE):
+                yield row
 
 
-def _training_rows(
-    run: "StudyRun", metrics: list[dict[str, Any]], most: int = 300
-) -> Iterator[dict[str, Any]]:
-    records = [record for record in metrics if record["kind"] == "train"]
+def _trained(files: "RunFiles") -> list[dict[str, Any]]:
+    return [record for record in files.metrics if record["kind"] == "train"]
+
+
+def _training_rows(files: "RunFiles", most: int = 300) -> Iterator[dict[str, Any]]:
+    records = _trained(files)
     stride = -(-len(records) // most) or 1
     for record in records[::stride]:
         values = {name: record.get(name) for name in TRAINED}
-        yield {**_place(run), "step": record["step"], "epoch": record["epoch"], **values}
+        yield {**_place(files.run), "step": record["step"], "epoch": record["epoch"], **values}
 
 
-def _rung_rows(run: "StudyRun", metrics: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def _rung_rows(files: "RunFiles") -> Iterator[dict[str, Any]]:
     """Yield the rungs with which the run ended, and what is known of l on them.
 
-    Training records hold the temperatures and, where they were kept, the mean of l on each; probes hold its variance.
+    Training records hold the temperatures and, where they were kept, the mean of l on each; a measured variance of the
+    gradient holds its variance.
     """
-    own = run.config["gradient"]["estimator"]
-    trained = [record for record in metrics if record["kind"] == "train" and "inverse_temperature" in record]
-    probed = [
-        record for record in metrics if record["kind"] == "probe" and own in record.get("estimators", {})
+    trained = [record for record in _trained(files) if "inverse_temperature" in record]
+    measured = [
+        each
+        for record in sorted(files.records, key=lambda record: record.step)
+        if record.source == "clock" and record.split == "train"
+        for each in [_own(files, record)]
+        if each
     ]
     if not trained:
         return
@@ -262,15 +256,13 @@ def _rung_rows(run: "StudyRun", metrics: list[dict[str, Any]]) -> Iterator[dict[
     rungs: dict[float, dict[str, Any]] = {
         t: {"expected_log_likelihood": m} for t, m in zip(temperatures, means)
     }
-    if probed:
-        for each in probed[-1]["estimators"][own]["fresh"]["log_likelihood_variance"]:
-            t = float(f"{each['inverse_temperature']:.6g}")
-            rungs.setdefault(t, {})["variance_log_likelihood"] = each["value"]
-    rungs.setdefault(
-        0.0, {}
-    )  # vanilla's lower end is shared by all images, and not among the rungs it records
+    for spread in measured[-1]["log_likelihood_variance"] if measured else ():
+        t = float(f"{spread['inverse_temperature']:.6g}")
+        rungs.setdefault(t, {})["variance_log_likelihood"] = spread["value"]
+    # Vanilla's lower end is shared by all images, and not among the rungs that it records.
+    rungs.setdefault(0.0, {})
     for number, t in enumerate(sorted(rungs)):
-        yield {**_place(run), "rung": number, "inverse_temperature": t, **rungs[t]}
+        yield {**_place(files.run), "rung": number, "inverse_temperature": t, **rungs[t]}
 
 
 # --- pictures and settings ---

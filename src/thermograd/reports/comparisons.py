@@ -96,7 +96,7 @@ def arm_differences(data: StudyData, looks: dict[str, Look], metric: str | None)
 def gradients_by_arm(data: StudyData, looks: dict[str, Look]) -> Plot | Missing:
     """Draw variance, its sources, bias and mean square error of the gradient of each arm, both networks together."""
     title = "Bias, variance and mean square error of the gradient"
-    table = gradients(data.probes, data.arms)
+    table = gradients(data.variances, data.arms)
     table = table[table["network"] == "total"].set_index("arm")
     names = [
         name
@@ -110,7 +110,7 @@ def gradients_by_arm(data: StudyData, looks: dict[str, Look]) -> Plot | Missing:
         if name in table and table[name].notna().any()
     ]
     if table.empty or not names:
-        return Missing(title, "no run was probed (set probe.every in the study's overrides).")
+        return Missing(title, "no variance of the gradient was measured.")
     arms = [arm for arm in looks if arm in table.index]
 
     def draw(narrow: bool) -> "Figure":
@@ -134,8 +134,8 @@ def gradients_by_arm(data: StudyData, looks: dict[str, Look]) -> Plot | Missing:
     return Plot(
         "gradients_by_arm",
         title,
-        "At the last probe, as means over the coordinates of both networks, each arm at its own parameters; intervals "
-        f"over seeds.{lacking}",
+        "As last measured on the training set, means over the coordinates of both networks, each arm at its own "
+        f"parameters; intervals over seeds.{lacking}",
         draw,
     )
 

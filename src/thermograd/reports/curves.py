@@ -21,17 +21,20 @@ PICTURE_PIXELS = 240
 def variance_by_iteration(data: StudyData, looks: dict[str, Look]) -> Plot | Missing:
     """Draw the gradient's variance against the iteration, a panel a network."""
     title = "Variance of the learning gradient while training"
-    probes = data.probes[data.probes["source"] == "probe"]
-    name = next((n for n in ("normalised_variance", "total_variance") if (probes[n] > 0).mean() > 0.5), None)
+    rows = data.variances
+    measured = rows[(rows["source"] == "clock") & (rows["split"] == "train")]
+    name = next(
+        (n for n in ("normalised_variance", "total_variance") if (measured[n] > 0).mean() > 0.5), None
+    )
     if name is None:
-        return Missing(title, "no run was probed (set probe.every in the study's overrides).")
-    networks = [network for network in NETWORKS if (probes["network"] == network).any()]
+        return Missing(title, "it was not measured.")
+    networks = [network for network in NETWORKS if (measured["network"] == network).any()]
 
     def draw(narrow: bool) -> "Figure":
         figure, axes = panels(len(networks), narrow, height=2.5)
         for ax, network in zip(axes, networks, strict=True):
-            rows = probes[(probes["network"] == network) & (probes[name] > 0)]
-            _curves(ax, rows, name, looks)
+            of_network = measured[(measured["network"] == network) & (measured[name] > 0)]
+            _curves(ax, of_network, name, looks)
             log_axis(ax, "y")
             ax.set(title=NETWORK_NAMES[network], xlabel="iteration")
         for ax in axes if narrow else axes[:1]:
@@ -47,8 +50,8 @@ def variance_by_iteration(data: StudyData, looks: dict[str, Look]) -> Plot | Mis
     return Plot(
         "variance_by_iteration",
         title,
-        f"{what}, over fresh batches and fresh chains at frozen parameters. Lines are geometric means over seeds, "
-        f"bands reach from the smallest seed to the largest. Probes whose estimate is not positive are left out.",
+        f"{what}, over fresh training batches and fresh chains at frozen parameters. Lines are geometric means over "
+        f"seeds, bands reach from the smallest seed to the largest. Estimates that are not positive are left out.",
         draw,
     )
 

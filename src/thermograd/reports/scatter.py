@@ -24,7 +24,7 @@ def distance_against_variance(data: StudyData, metric: str | None) -> Plot | Mis
     """Draw the distance against the variance at the end, a row a model and kind of variance, bias and p as colour."""
     title = "Distance against the variance of the gradient"
     if metric is None or variance_column(data.table) is None:
-        return Missing(title, "it takes both a distance and probes of the gradient (probe.every).")
+        return Missing(title, "it takes both a distance and the variance of the gradient.")
     rows = data.table[(data.table["split"] == "test") & data.table["is_final"].astype(bool)]
     rows = rows[rows[metric].notna()]
     kinds = [name for name in VARIANCES if name in rows and (rows[name] > 0).sum() >= 3]

@@ -68,15 +68,16 @@ def finals(table: "pd.DataFrame", arms: Mapping[str, str | None]) -> "pd.DataFra
     return pd.DataFrame(rows, columns=["metric", "arm", "seeds", *_names("mean")])
 
 
-def gradients(probes: "pd.DataFrame", arms: Mapping[str, str | None]) -> "pd.DataFrame":
-    """Return bias, variance and mean square error of each arm's gradient at the last probe, by network.
+def gradients(variances: "pd.DataFrame", arms: Mapping[str, str | None]) -> "pd.DataFrame":
+    """Return each arm's gradient on the training set by network: bias, variance and mean square error.
 
-    Bias and mean square error are those of the last probe that had a reference gradient.
+    Bias and mean square error are those of the last measurement that had a reference gradient.
     """
     import pandas as pd
 
     rows = []
-    for (arm, network), group in probes.groupby(["arm", "network"], sort=False):
+    rows_of_train = variances[variances["split"] == "train"]
+    for (arm, network), group in rows_of_train.groupby(["arm", "network"], sort=False):
         row: dict[str, object] = {"arm": arm, "network": network, "seeds": group["run"].nunique()}
         for name in QUANTITIES:
             last = (
@@ -129,18 +130,16 @@ def all_tables(data: StudyData, conclusions: Conclusions) -> dict[str, "pd.DataF
     """Return every table by the name of its CSV; empty ones are left out."""
     import pandas as pd
 
-    # The gradient of every single layer would be thousands of columns; the study's own table keeps them.
-    results = data.table[[name for name in data.table.columns if not str(name).startswith("probe:")]]
     tables = {
         "contrasts": contrasts(conclusions),
         "differences": differences(data.table, data.arms),
         "finals": finals(data.table, data.arms),
-        "gradients": gradients(data.probes, data.arms),
+        "gradients": gradients(data.variances, data.arms),
         "costs": costs(data.table, data.arms),
         "arms": data.arm_settings,
         "settings": pd.DataFrame(data.settings, columns=["setting", "value"]),
-        "results": results,
-        "probes": data.probes,
+        "results": data.table,
+        "variances": data.variances,
         "rungs": data.rungs,
     }
     return {name: frame for name, frame in tables.items() if not frame.empty}

@@ -1,7 +1,7 @@
 """The files of a run folder, apart from its checkpoints.
 
 config.yaml (resolved)  requested.yaml  environment.json  metrics.jsonl (append-only, one writer)  status.json
-checkpoints/  samples/  curves.png  evaluation.json  README.md (model card)
+checkpoints/  samples/  curves.png  measurements.jsonl  README.md (model card)
 """
 
 import errno
@@ -90,8 +90,7 @@ RUN_ENTRIES = (
     "checkpoints",
     "samples",
     "metrics.jsonl",
-    "evaluation.json",
-    "variance.json",
+    "measurements.jsonl",
     "curves.png",
     "status.json",
     "README.md",

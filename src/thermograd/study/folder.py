@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from thermograd.errors import InputError
+from thermograd.evaluation.records import read_records
 from thermograd.files import write_atomically
 from thermograd.study.attempts import Attempt, read_attempts
 from thermograd.study.file import EvaluationConfig, StudyFile, parse_study
@@ -200,13 +201,9 @@ def is_done(folder: Path, evaluation: EvaluationConfig) -> bool:
 
 
 def has_record(folder: Path, split: str, step: int) -> bool:
-    """Return whether evaluation.json holds the study's measurement of a checkpoint on a split."""
-    file = folder / "evaluation.json"
-    records = json.loads(file.read_text()) if file.is_file() else []
-    return any(
-        record["source"] == "study" and record["split"] == split and record["step"] == step
-        for record in records
-    )
+    """Return whether a run's own clock has evaluated a checkpoint on a split."""
+    found = read_records(folder, "evaluation", "clock")
+    return any(record.split == split and record.step == step for record in found)
 
 
 def read_status(folder: Path) -> dict[str, Any]:
@@ -215,19 +212,27 @@ def read_status(folder: Path) -> dict[str, Any]:
     return json.loads(file.read_text()) if file.is_file() else {}
 
 
-def study_status(folder: StudyFolder) -> dict[str, Any]:
+def study_status(
+    folder: StudyFolder, newest: Mapping[str, Mapping[str, Any]] | None = None
+) -> dict[str, Any]:
     """Return where each run stands, and the seconds that are left.
 
     States: waiting, running, interrupted (it will go on where it stopped), failed, done. The time left is what the
     remaining steps take at the pace of the arm so far (of all arms where it has none), over the runs at work.
+
+    Args:
+        folder: the study.
+        newest: the last training record of each run by its identity, for those who have read them; None to read them.
     """
+    if newest is None:
+        newest = {run.identity: _newest(folder.run_folder(run.identity)) for run in folder.runs}
     rows = []
     for run in folder.runs:
         attempts = read_attempts(folder.attempts_folder(run.identity))
         last = attempts[-1] if attempts else None
         status = read_status(folder.run_folder(run.identity))
         state = _state(folder, run, last)
-        step = run.num_steps if state == "done" else _newest(folder.run_folder(run.identity)).get("step", 0)
+        step = run.num_steps if state == "done" else newest[run.identity].get("step", 0)
         rows.append(
             {
                 "arm": run.arm,
@@ -245,7 +250,7 @@ def study_status(folder: StudyFolder) -> dict[str, Any]:
     return {
         "study": folder.study.name,
         "counts": counts,
-        "seconds_left": _seconds_left(folder, rows),
+        "seconds_left": _seconds_left(rows, newest),
         "runs": rows,
     }
 
@@ -276,10 +281,10 @@ def _newest(folder: Path) -> dict[str, Any]:
     return {}
 
 
-def _seconds_left(folder: StudyFolder, rows: Sequence[Mapping[str, Any]]) -> float | None:
+def _seconds_left(rows: Sequence[Mapping[str, Any]], newest: Mapping[str, Mapping[str, Any]]) -> float | None:
     paces: dict[str, list[float]] = {}
     for row in rows:
-        record = _newest(folder.run_folder(row["identity"]))
+        record = newest[row["identity"]]
         if record:
             paces.setdefault(row["arm"], []).append(record["seconds"])
     if not paces:

@@ -13,14 +13,19 @@ A row is one measurement of one checkpoint of one run; its key is (run, step, sp
 | train:NAME | the training record of that step, numbers only |
 | NAME, error:NAME | mean over images and its standard error: log_evidence, reconstruction_mean_square_error, ... |
 | distance:NAME, error:distance:NAME, floor:NAME | to the row's own split; what real images reach |
-| probe:NAME | the last probe of the gradient up to that step, numbers only, nested names joined by dots |
+| total_variance, chain_variance, batch_variance, normalised_variance | of the learning gradient, both networks |
+| generator:NAME, prior:NAME | the same of one network |
+
+Rows are made of what the runs' own clock measured; what a command measured beside it stays in the run folders.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from thermograd.errors import InputError
+from thermograd.evaluation.records import Record, read_records
 from thermograd.study.folder import StudyFolder, StudyRun, open_study
 
 if TYPE_CHECKING:
@@ -32,19 +37,48 @@ GRADIENT_QUANTITIES = ("chain_variance", "batch_variance", "total_variance", "no
 """Of the learning gradient on the split of a row."""
 
 
+@dataclass(frozen=True)
+class RunFiles:
+    """What a run has written so far, each file read once.
+
+    Attributes:
+        run: of the study.
+        metrics: records of training, by step.
+        records: measurements.
+    """
+
+    run: StudyRun
+    metrics: list[dict[str, Any]]
+    records: list[Record]
+
+
+def read_runs(folder: StudyFolder) -> list[RunFiles]:
+    """Read what every run of a study has written, in the order of the study file."""
+    from thermograd.runs.folder import read_metrics
+
+    paths = [(run, folder.run_folder(run.identity)) for run in folder.runs]
+    return [RunFiles(run, read_metrics(path), read_records(path)) for run, path in paths]
+
+
 def load_study(path: Path | str) -> "pd.DataFrame":
     """Return the table of a study folder, as far as it has come; the order is that of the study file.
 
     Raises:
         InputError: not a study folder.
     """
+    folder = open_study(Path(path))
+    return table_of(folder, read_runs(folder))
+
+
+def table_of(folder: StudyFolder, runs: Sequence[RunFiles]) -> "pd.DataFrame":
+    """Return the table of a study from what its runs have written."""
     import pandas as pd
 
-    folder = open_study(Path(path))
-    rows = [row for run in folder.runs for row in _rows(folder, run)]
-    frame = pd.DataFrame(rows)
+    rows = [row for files in runs for row in _rows(folder, files)]
     # A study that has measured nothing yet still has the columns that say what its rows will be.
-    return frame if rows else pd.DataFrame(columns=["study", "run", "arm", "seed", "step", "split"])
+    return (
+        pd.DataFrame(rows) if rows else pd.DataFrame(columns=["study", "run", "arm", "seed", "step", "split"])
+    )
 
 
 def write_tables(path: Path) -> list[Path]:
@@ -90,27 +124,27 @@ def query_study(path: Path | str, sql: str) -> "pd.DataFrame":
         connection.close()
 
 
-def _rows(folder: StudyFolder, run: StudyRun) -> Iterator[dict[str, Any]]:
-    from thermograd.evaluation.evaluate import read_evaluation
-    from thermograd.runs.folder import read_metrics
-
-    run_folder = folder.run_folder(run.identity)
-    metrics = read_metrics(run_folder)
-    records = [record for record in read_evaluation(run_folder) if record["source"] == "study"]
-    for record in sorted(records, key=lambda record: (record["step"], record["split"] == "test")):
-        step = record["step"]
-        yield {
+def _rows(folder: StudyFolder, files: RunFiles) -> Iterator[dict[str, Any]]:
+    run, metrics = files.run, files.metrics
+    points: dict[tuple[int, bool], list[Record]] = {}
+    for record in files.records:
+        if record.source == "clock":
+            points.setdefault((record.step, record.split == "test"), []).append(record)
+    for (step, _), records in sorted(points.items()):
+        row = {
             **_place(folder, run),
-            "dataset": record["dataset"],
+            "dataset": records[0].dataset,
             "step": step,
-            "epoch": record["epoch"],
-            "split": record["split"],
+            "epoch": records[0].epoch,
+            "split": records[0].split,
             "is_final": step == run.num_steps,
             **_cost(run, step, metrics),
-            **{f"train:{name}": value for name, value in _numbers(_latest(metrics, "train", step))},
-            **_values(record),
-            **_probe(metrics, step, run.config["gradient"]["estimator"]),
+            **{f"train:{name}": value for name, value in _numbers(_latest(metrics, step))},
         }
+        for record in records:
+            row |= _values(record) if record.kind == "evaluation" else {}
+            row |= gradient_values(record, run.config["gradient"]["estimator"])
+        yield row
 
 
 def _place(folder: StudyFolder, run: StudyRun) -> dict[str, Any]:
@@ -149,9 +183,9 @@ def _cost(run: StudyRun, step: int, metrics: list[dict[str, Any]]) -> dict[str, 
     }
 
 
-def _latest(metrics: list[dict[str, Any]], kind: str, step: int) -> dict[str, Any]:
-    """Return the last record of a kind up to a step, empty where there is none."""
-    found = [record for record in metrics if record["kind"] == kind and record["step"] <= step]
+def _latest(metrics: list[dict[str, Any]], step: int) -> dict[str, Any]:
+    """Return the last training record up to a step, empty where there is none."""
+    found = [record for record in metrics if record["kind"] == "train" and record["step"] <= step]
     return found[-1] if found else {}
 
 
@@ -162,36 +196,25 @@ def _numbers(values: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
             yield name, value
 
 
-def _probe(metrics: list[dict[str, Any]], step: int, own: str) -> dict[str, float]:
-    """Return the run's own estimator in the last probe up to a step: on fresh batches, by network.
-
-    Layers, the fixed batch, intervals and other estimators stay in metrics.jsonl, where SQL finds them.
-    """
-    record = _latest(metrics, "probe", step)
-    blocks = record.get("estimators", {}).get(own, {}).get("fresh", {}).get("blocks", {})
-    values = {
-        f"probe:{block}.{name}": blocks[block][name]["value"]
+def gradient_values(record: Record, estimator: str) -> dict[str, float]:
+    """Return the variance of an estimator from a record of kind `variance`, by column; empty where it has none."""
+    measured = record.values["estimators"] if record.kind == "variance" else {}
+    blocks = measured.get(estimator, {}).get("blocks", {})
+    return {
+        (name if block == "total" else f"{block}:{name}"): blocks[block][name]["value"]
         for block in ("total", "generator", "prior")
         for name in GRADIENT_QUANTITIES
         if block in blocks and blocks[block].get(name) is not None
     }
-    return {"probe:step": record["step"]} | values if values else {}
 
 
-def _values(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what was measured, the variance of the gradient, and the distances to the split of the record."""
+def _values(record: Record) -> dict[str, Any]:
+    """Return what was measured on images, and the distances to the split of the record."""
     values: dict[str, Any] = {}
-    for name, value in record["values"].items():
-        values |= {name: value["mean"], f"error:{name}": value["standard_error"]}
-    for block, quantities in (record["gradient_variance"] or {}).items():
-        if isinstance(quantities, Mapping):
-            values |= {
-                f"gradient:{block}.{name}": quantities[name]["value"]
-                for name in GRADIENT_QUANTITIES
-                if quantities.get(name) is not None
-            }
-    for distance in record["distances"]:
-        if not distance["reference"].endswith(f":{record['split']}"):
+    for name, value in record.values["quantities"].items():
+        values |= {name: value["value"], f"error:{name}": value["standard_error"]}
+    for distance in record.values["distances"]:
+        if distance["split"] != record.split:
             continue
         name = distance["name"]
         if distance["is_floor"]:

@@ -79,7 +79,7 @@ def work(folder: StudyFolder, identity: str, should_stop: Callable[[], bool] = l
             if is_done(run_folder, evaluation):
                 break
             if step == planned.num_steps and read_status(run_folder).get("state") == "done":
-                raise RunError(f"The measurement of step {step} is not in {run_folder / 'evaluation.json'}.")
+                raise RunError(f"The measurement of step {step} is not in {run_folder}.")
         end = min((point for point in points if point > step), default=planned.num_steps)
         done = _Counter(step, end, should_stop)
         train_run(
@@ -123,12 +123,13 @@ def _splits(step: int, points: list[int], num_steps: int) -> list[str]:
 
 
 def _measure(run: Any, split: str, evaluation: EvaluationConfig) -> None:
-    """Measure a checkpoint and add the record to its evaluation.json.
+    """Measure a checkpoint: the variance of the run's own gradient first, so that an evaluation ends a measurement.
 
     The streams of an evaluation are those of the run's seed, so arms of one seed are measured alike, and seeds apart.
     """
     from thermograd.evaluation.evaluate import evaluate_run
     from thermograd.evaluation.settings import EvaluationSettings
+    from thermograd.evaluation.variance import own_settings, variance_of_run
 
     at_the_end = split == "test"
     settings = EvaluationSettings(
@@ -140,8 +141,9 @@ def _measure(run: Any, split: str, evaluation: EvaluationConfig) -> None:
         weights=evaluation.weights,
         variant=evaluation.variant if at_the_end else "quick",
         seed=run.config.seed,
-        source="study",
+        source="clock",
     )
+    variance_of_run(run, own_settings(run, split, num_batches=4, seed=run.config.seed, source="clock"))
     evaluate_run(run, settings)
 
 

@@ -21,9 +21,9 @@ from thermograd.ladders.schedules import power_schedule
 from thermograd.models.latent_ebm import LatentEBM
 from thermograd.runs.run import load_run
 from thermograd.runs.train import train_run
+from thermograd.samplers.kernel import Kernel
 from thermograd.samplers.langevin import ULA
 from thermograd.samplers.mala import MALA
-from thermograd.samplers.prior import Kernel
 from thermograd.training.builder import batch_images
 
 BATCH = 48

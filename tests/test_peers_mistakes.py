@@ -30,7 +30,8 @@ from thermograd.gradients.rules import (
 from thermograd.ladders import ladder as ladder_module
 from thermograd.samplers import langevin as langevin_module
 from thermograd.samplers import prior as prior_module
-from thermograd.samplers.mala import MALA, select
+from thermograd.samplers.kernel import select
+from thermograd.samplers.mala import MALA
 from thermograd.samplers.replica_exchange import exchange
 from thermograd.samplers.target import Info
 from thermograd.training.optimiser import Adam

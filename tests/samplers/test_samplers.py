@@ -5,6 +5,8 @@ z ~ N(0, I / (1 + c)), x | z ~ N(W z, s^2 I), so its power posteriors have preci
 """
 
 import math
+from dataclasses import dataclass
+from typing import ClassVar
 
 import pytest
 import torch
@@ -17,13 +19,16 @@ from thermograd.models.energy import EnergyNetwork
 from thermograd.models.latent_ebm import LatentEBM
 from thermograd.models.latent_model import LatentModel
 from thermograd.models.linear_gaussian import LinearGaussian
+from thermograd.samplers import named
+from thermograd.samplers.kernel import Kernel, adapted_step_size, select
 from thermograd.samplers.langevin import ULA
-from thermograd.samplers.mala import MALA, adapted_step_size
+from thermograd.samplers.mala import MALA
 from thermograd.samplers.prior import sample_prior
 from thermograd.samplers.replica_exchange import RoundTrips, exchange, swap_probability
-from thermograd.samplers.target import ChainState, Target, chunks
+from thermograd.samplers.target import ChainState, Info, Target, chunks
 
 KERNELS = [ULA(0.2), MALA(0.5)]
+assert {type(kernel) for kernel in KERNELS} == set(named.KERNELS.values())
 
 
 class Linear(LatentModel):
@@ -173,9 +178,40 @@ def test_step_size_must_be_positive(kernel, step_size):
         kernel(step_size)
 
 
-def test_target_acceptance_must_lie_between_0_and_1():
+@dataclass(frozen=True)
+class RandomWalk(Kernel):
+    """A kernel from outside the package: random-walk Metropolis."""
+
+    name: ClassVar[str] = "random-walk"
+    target_acceptance: float | None = 0.3
+
+    def step(
+        self, target: Target, state: ChainState, t: Tensor, generator: torch.Generator
+    ) -> tuple[ChainState, Info]:
+        h = torch.as_tensor(self.step_size).unsqueeze(-1)
+        noise = torch.randn(state.position.shape, generator=generator, dtype=torch.float64)
+        proposal = target.evaluate(state.position + h * noise)
+        log_ratio = proposal.log_density(t) - state.log_density(t)
+        uniform = torch.rand(log_ratio.shape, generator=generator, dtype=torch.float64)
+        return select(uniform.log() < log_ratio, proposal, state), Info(log_ratio.clamp(max=0).exp())
+
+
+@pytest.mark.parametrize("kind", [MALA, RandomWalk])
+def test_a_target_acceptance_outside_0_and_1_is_refused(kind: type[MALA | RandomWalk]):
     with pytest.raises(InputError, match=r"`target_acceptance` must lie between 0 and 1, got 1\.5"):
-        MALA(0.1, target_acceptance=1.5)
+        kind(0.1, target_acceptance=1.5)
+
+
+@pytest.mark.parametrize("target", [0.3, None])
+def test_the_step_sizes_of_any_kernel_with_a_target_acceptance_adapt(target: float | None):
+    model, x = linear(num_images=64)
+    sampler = LadderSampler(temperatures(0, 0.3, 1), RandomWalk(20.0, target))
+    sampler, state = sampler.adapt(model, x, sampler.start(model, x, seeded(3)), 200, seeded(4))
+    _, info = sampler.run(model, x, state, 100, seeded(5))
+    if target is None:
+        assert (info.acceptance < 0.05).all()
+    else:
+        torch.testing.assert_close(info.acceptance, temperatures(0.3, 0.3, 0.3), atol=0.05, rtol=0)
 
 
 def test_adaptation_moves_towards_the_target():

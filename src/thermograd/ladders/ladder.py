@@ -19,9 +19,8 @@ from torch import Tensor
 from thermograd.errors import InputError, check_positive
 from thermograd.ladders.schedules import check_schedule
 from thermograd.models.latent_model import LatentModel
-from thermograd.samplers.langevin import ULA
-from thermograd.samplers.mala import MALA, adapted_step_size
-from thermograd.samplers.prior import Kernel
+from thermograd.samplers.kernel import Kernel, adapted_step_size
+from thermograd.samplers.mala import MALA
 from thermograd.samplers.replica_exchange import RoundTrips, exchange
 from thermograd.samplers.target import ChainState, Target, columns
 
@@ -318,7 +317,7 @@ class LadderSampler:
         walk = _Walk(self, model, x, state, generator)
         for step in range(num_steps):
             acceptance = walk.step()
-            if isinstance(self.kernel, MALA):
+            if self.kernel.target_acceptance is not None:
                 mean = acceptance.mean(1 if walk.sizes.shape[-1] > 1 else (1, 2), keepdim=True)
                 walk.sizes = adapted_step_size(
                     walk.sizes, mean, self.kernel.target_acceptance, gain=1 / (1 + step) ** 0.6
@@ -433,8 +432,7 @@ class _Walk:
         """Take one step on all rungs; return the acceptance probability of each chain, (K', M, B)."""
         kernel = replace(self.sampler.kernel, step_size=self.sizes)
         self.score_norm = self.chains.score(self.t).norm(dim=-1).mean((1, 2))
-        # A kernel with a test of acceptance needs the score at its proposal all the same.
-        take = kernel.last_step if last and isinstance(kernel, ULA) else kernel.step
+        take = kernel.last_step if last else kernel.step
         self.chains, info = take(self.target, self.chains, self.t, self.generator)
         self.num_evaluations += self.sampler.num_chains * len(self.t)
         self.acceptance += info.acceptance.mean((1, 2))

@@ -15,6 +15,7 @@ from thermograd.errors import InputError
 from thermograd.models.latent_ebm import LatentEBM
 from thermograd.runs.checkpoint import Checkpoint, load_checkpoint, load_last
 from thermograd.runs.folder import read_config, read_environment
+from thermograd.samplers.named import make_kernel
 from thermograd.training.builder import build_model, load_data
 from thermograd.training.trainer import Trainer
 
@@ -81,8 +82,8 @@ def load_run(folder: Path | str, checkpoint: str | None = None) -> Run:
 
 
 def adapted_prior_chains(config: RunConfig, step_size: torch.Tensor) -> PriorChainsConfig:
-    """Return a run's settings of the prior chains, with the step size that MALA has adapted."""
-    if config.prior_chains.kernel != "mala":
+    """Return a run's settings of the prior chains, with the step size that their kernel has adapted."""
+    if make_kernel(config.prior_chains.kernel, 1.0).target_acceptance is None:
         return config.prior_chains
     return config.prior_chains.model_copy(update={"step_size": float(step_size)})
 

@@ -6,35 +6,28 @@ h is the `step_size` as papers quote it. Without a test of acceptance the chain 
 N(0, 1) its stationary variance is 1 / (1 - h^2 / 4).
 """
 
-import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from thermograd.errors import InputError
+from thermograd.samplers.kernel import Kernel
 from thermograd.samplers.target import ChainState, Info, Target
 
 
 @dataclass(frozen=True)
-class ULA:
+class ULA(Kernel):
     """Unadjusted Langevin kernel.
 
     Args:
         step_size: h, a number or a tensor that broadcasts against the chains' axes (...).
 
     Raises:
-        InputError: `step_size` is a number and not positive; tensors are checked by `sample_ladder`.
+        InputError: `step_size` is a number and not positive; tensors are checked by `LadderSampler`.
     """
 
-    step_size: float | Tensor
-
-    def __post_init__(self) -> None:
-        check_step_size(self.step_size)
-
-    def init(self, target: Target, position: Tensor) -> ChainState:
-        """Evaluate the target at the start (..., d)."""
-        return target.evaluate(position)
+    name: ClassVar[str] = "ula"
 
     def step(
         self, target: Target, state: ChainState, t: Tensor, generator: torch.Generator
@@ -65,13 +58,3 @@ def langevin_move(
     h = torch.as_tensor(step_size, dtype=position.dtype, device=position.device).unsqueeze(-1)
     noise = torch.randn(position.shape, generator=generator, dtype=h.dtype, device=h.device)
     return position + (h.square() / 2) * score + h * noise
-
-
-def check_step_size(step_size: float | Tensor) -> None:
-    """Check a number; a tensor passes, since looking into it at each step would wait for the device.
-
-    Raises:
-        InputError: not positive or not finite.
-    """
-    if not isinstance(step_size, Tensor) and not (step_size > 0 and math.isfinite(step_size)):
-        raise InputError(f"`step_size` must be positive, got {step_size}.")

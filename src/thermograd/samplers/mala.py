@@ -8,22 +8,23 @@ so the chain's stationary distribution is p_t itself, at any step size. Each cha
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from thermograd.errors import InputError
-from thermograd.samplers.langevin import check_step_size, langevin_proposal
+from thermograd.samplers.kernel import Kernel, select
+from thermograd.samplers.langevin import langevin_proposal
 from thermograd.samplers.target import ChainState, Info, Target
 
 
 @dataclass(frozen=True)
-class MALA:
+class MALA(Kernel):
     """Metropolis-adjusted Langevin kernel.
 
     Args:
         step_size: h, a number or a tensor that broadcasts against the chains' axes (...).
-        target_acceptance: what `adapted_step_size` steers to; 0.574 is optimal in high dimension.
+        target_acceptance: what the step size is steered to; 0.574 is optimal in high dimension. None keeps it.
 
     Raises:
         InputError: `step_size` is a number and not positive, or `target_acceptance` outside (0, 1).
@@ -34,17 +35,10 @@ class MALA:
             B.
     """
 
-    step_size: float | Tensor
-    target_acceptance: float = 0.574
+    name: ClassVar[str] = "mala"
+    is_reversible: ClassVar[bool] = True
 
-    def __post_init__(self) -> None:
-        check_step_size(self.step_size)
-        if not 0 < self.target_acceptance < 1:
-            raise InputError(f"`target_acceptance` must lie between 0 and 1, got {self.target_acceptance}.")
-
-    def init(self, target: Target, position: Tensor) -> ChainState:
-        """Evaluate the target at the start (..., d)."""
-        return target.evaluate(position)
+    target_acceptance: float | None = 0.574
 
     def step(
         self, target: Target, state: ChainState, t: Tensor, generator: torch.Generator
@@ -66,25 +60,3 @@ class MALA:
         h = torch.as_tensor(self.step_size, dtype=source.position.dtype, device=source.position.device)
         mean = source.position + (h.square() / 2).unsqueeze(-1) * source.score(t)
         return -(destination.position - mean).square().sum(-1) / (2 * h.square())
-
-
-def select(condition: Tensor, yes: ChainState, no: ChainState) -> ChainState:
-    """Return `yes` where the condition (...) holds and `no` elsewhere, chain by chain."""
-    return ChainState(
-        *(
-            torch.where(condition.view(condition.shape + (1,) * (a.dim() - condition.dim())), a, b)
-            for a, b in zip(yes, no, strict=True)
-        )
-    )
-
-
-def adapted_step_size(step_size: Tensor, acceptance: Tensor, target_acceptance: float, gain: float) -> Tensor:
-    """Return h exp(gain (acceptance - target)), one Robbins-Monro step towards the target acceptance.
-
-    Args:
-        step_size: (K,), one for each rung.
-        acceptance: (K,), mean over chains and images.
-        target_acceptance: wanted mean.
-        gain: step of the recursion; it must fall to 0 or stop before draws are used.
-    """
-    return step_size * torch.exp(gain * (acceptance - target_acceptance))

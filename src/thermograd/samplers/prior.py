@@ -7,11 +7,9 @@ from torch import Tensor
 
 from thermograd.errors import check_positive
 from thermograd.models.latent_model import LatentModel
+from thermograd.samplers.kernel import Kernel
 from thermograd.samplers.langevin import ULA, langevin_move
-from thermograd.samplers.mala import MALA
 from thermograd.samplers.target import Target
-
-Kernel = ULA | MALA
 
 
 @dataclass(frozen=True)

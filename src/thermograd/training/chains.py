@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from thermograd.config.schema import RunConfig, ScheduleConfig
+from thermograd.config.schema import RunConfig
 from thermograd.errors import InputError
 from thermograd.gradients.rules import ESTIMATORS, PRIOR_RULES
 from thermograd.ladders.ladder import Bottom, Ladder, LadderInfo, LadderSampler
@@ -20,37 +20,16 @@ from thermograd.ladders.schedules import (
     RunningMoments,
     equal_length_schedule,
     equal_swap_schedule,
-    geometric_schedule,
-    linear_schedule,
-    power_schedule,
-    sigmoid_schedule,
+    make_schedule,
 )
 from thermograd.models.latent_model import LatentModel
-from thermograd.samplers.langevin import ULA
-from thermograd.samplers.mala import MALA, adapted_step_size
-from thermograd.samplers.prior import Kernel, PriorDraws, sample_prior
+from thermograd.samplers.kernel import adapted_step_size
+from thermograd.samplers.named import make_kernel
+from thermograd.samplers.prior import PriorDraws, sample_prior
 from thermograd.streams import stream
 
 LARGEST_STORE = 4 * 2**30
 """Bytes of stored chains beyond which a run is refused; fewer rungs, chains or images make them smaller."""
-
-
-def make_schedule(config: ScheduleConfig, num_rungs: int) -> Tensor:
-    """Return the inverse temperatures (K,) with which a run begins, in float64."""
-    match config.kind:
-        case "linear":
-            return linear_schedule(num_rungs)
-        case "geometric":
-            return geometric_schedule(num_rungs, config.smallest)
-        case "sigmoid":
-            return sigmoid_schedule(num_rungs, config.steepness)
-        case _:
-            return power_schedule(num_rungs, config.power)
-
-
-def make_kernel(kind: str, step_size: float | Tensor) -> Kernel:
-    """Return the kernel that a config names."""
-    return MALA(step_size) if kind == "mala" else ULA(step_size)
 
 
 @dataclass(frozen=True)
@@ -171,21 +150,14 @@ class Chains:
             self.stored[index] = info.state.chains.position.permute(2, 0, 1, 3)
         if self.stored_prior is not None and draws.prior is not None:
             self.stored_prior = draws.prior.latents
-        if chains.kernel == "mala":
-            rungs = slice(-self.num_running_rungs, None)  # a rung of dealt draws has no step size to adapt
-            self.step_sizes[rungs] = adapted_step_size(
-                self.step_sizes[rungs],
-                info.acceptance[rungs],
-                MALA(self.step_sizes).target_acceptance,
-                chains.adaptation_gain,
-            )
-        if draws.prior is not None and self.config.prior_chains.kernel == "mala":
-            self.prior_step_size = adapted_step_size(
-                self.prior_step_size,
-                torch.tensor(draws.prior.acceptance),
-                MALA(self.prior_step_size).target_acceptance,
-                chains.adaptation_gain,
-            )
+        gain = chains.adaptation_gain
+        rungs = slice(-self.num_running_rungs, None)  # a rung of dealt draws has no step size to adapt
+        sizes, target = self.step_sizes[rungs], make_kernel(chains.kernel, 1.0).target_acceptance
+        self.step_sizes[rungs] = adapted_step_size(sizes, info.acceptance[rungs], target, gain)
+        if draws.prior is not None:
+            target = make_kernel(self.config.prior_chains.kernel, 1.0).target_acceptance
+            acceptance = torch.tensor(draws.prior.acceptance)
+            self.prior_step_size = adapted_step_size(self.prior_step_size, acceptance, target, gain)
         self._adapt_schedule(draws, step)
 
     def _adapt_schedule(self, draws: Draws, step: int) -> None:

@@ -22,9 +22,10 @@ from thermograd.gradients.rules import ESTIMATORS, PRIOR_RULES, Weights, compute
 from thermograd.gradients.variance import Measurement, Rule, make_rule, measure_gradients
 from thermograd.ladders.ladder import Ladder, LadderSampler
 from thermograd.models.latent_model import LatentModel
+from thermograd.samplers.named import make_kernel
 from thermograd.streams import stream, stream_seed
 from thermograd.training.builder import batch_images
-from thermograd.training.chains import Chains, make_kernel
+from thermograd.training.chains import Chains
 from thermograd.training.trainer import Trainer
 
 NUM_PILOT_STEPS = 60

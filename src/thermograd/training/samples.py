@@ -11,9 +11,9 @@ from thermograd.ladders.schedules import power_schedule
 from thermograd.models.latent_ebm import LatentEBM
 from thermograd.models.latent_model import LatentModel
 from thermograd.samplers.mala import MALA
+from thermograd.samplers.named import make_kernel
 from thermograd.samplers.prior import sample_prior
 from thermograd.streams import stream
-from thermograd.training.chains import make_kernel
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,98 @@
+"""What every kernel is: a start, a step, and a step size that may follow the acceptance."""
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from thermograd.errors import InputError
+from thermograd.samplers.target import ChainState, Info, Target
+
+
+@dataclass(frozen=True)
+class Kernel(ABC):
+    """One step of a chain at inverse temperature t: derive a frozen dataclass, and write `step`.
+
+    Args:
+        step_size: h, a number or a tensor that broadcasts against the chains' axes (...).
+
+    Attributes:
+        name: as a config names it.
+        target_acceptance: the mean acceptance that `step_size` is steered to, in (0, 1); None for a step size that
+            stays as it is. Declare it as a field with a default, as `MALA` does, or as a class attribute.
+        is_reversible: whether a step keeps detailed balance with p_t, which annealed importance sampling needs.
+
+    Raises:
+        InputError: `step_size` is a number and not positive, or `target_acceptance` outside (0, 1). Tensors are checked
+            by `LadderSampler`.
+    """
+
+    name: ClassVar[str]
+    is_reversible: ClassVar[bool] = False
+
+    step_size: float | Tensor
+
+    def __post_init__(self) -> None:
+        check_step_size(self.step_size)
+        if self.target_acceptance is not None and not 0 < self.target_acceptance < 1:
+            raise InputError(f"`target_acceptance` must lie between 0 and 1, got {self.target_acceptance}.")
+
+    @property
+    def target_acceptance(self) -> float | None:
+        """Return the mean acceptance that the step size is steered to, or None."""
+        return None
+
+    def init(self, target: Target, position: Tensor) -> ChainState:
+        """Evaluate the target at the start (..., d)."""
+        return target.evaluate(position)
+
+    @abstractmethod
+    def step(
+        self, target: Target, state: ChainState, t: Tensor, generator: torch.Generator
+    ) -> tuple[ChainState, Info]:
+        """Take one step at inverse temperatures t, which broadcast against the chains' axes."""
+
+    def last_step(
+        self, target: Target, state: ChainState, t: Tensor, generator: torch.Generator
+    ) -> tuple[ChainState, Info]:
+        """Take a step that none follows: the score of the likelihood may be left out where it ends."""
+        return self.step(target, state, t, generator)
+
+
+def select(condition: Tensor, yes: ChainState, no: ChainState) -> ChainState:
+    """Return `yes` where the condition (...) holds and `no` elsewhere, chain by chain."""
+    return ChainState(
+        *(
+            torch.where(condition.view(condition.shape + (1,) * (a.dim() - condition.dim())), a, b)
+            for a, b in zip(yes, no, strict=True)
+        )
+    )
+
+
+def adapted_step_size(
+    step_size: Tensor, acceptance: Tensor, target_acceptance: float | None, gain: float
+) -> Tensor:
+    """Return h exp(gain (acceptance - target)), one Robbins-Monro step towards the target acceptance.
+
+    Args:
+        step_size: (K,), one for each rung.
+        acceptance: (K,), mean over chains and images.
+        target_acceptance: wanted mean; None returns the step sizes as they are.
+        gain: step of the recursion; it must fall to 0 or stop before draws are used.
+    """
+    if target_acceptance is None:
+        return step_size
+    return step_size * torch.exp(gain * (acceptance - target_acceptance))
+
+
+def check_step_size(step_size: float | Tensor) -> None:
+    """Check a number; a tensor passes, since looking into it at each step would wait for the device.
+
+    Raises:
+        InputError: not positive or not finite.
+    """
+    if not isinstance(step_size, Tensor) and not (step_size > 0 and math.isfinite(step_size)):
+        raise InputError(f"`step_size` must be positive, got {step_size}.")

@@ -1,6 +1,8 @@
 """The two kinds of failure that a user sees as one line, what their messages share, and reasons for doubt."""
 
 import difflib
+import errno
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -32,6 +34,32 @@ class Caution:
     def under(self, name: str) -> "Caution":
         """Return the caution with the name of what it is about in front of its text."""
         return replace(self, text=f"{name}: {self.text}")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an exception says that memory ran out: Python's, a GPU's, or torch's on a CPU."""
+    # Torch is not imported here; its error on a CPU is a RuntimeError that only its text tells from others.
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, RuntimeError) and "DefaultCPUAllocator: " in str(error))
+    )
+
+
+def failure(error: BaseException) -> str:
+    """Return what went wrong in one line without a full stop: memory and disks that are full as what they are."""
+    text = " ".join(str(error).split()).rstrip(".")
+    if is_out_of_memory(error):
+        return (
+            "out of memory: a smaller `training.batch_size` or `compute.chunk_size`, fewer chains or rungs need less"
+            + (f" ({text})" if text else "")
+        )
+    if isinstance(error, OSError) and error.errno is not None:
+        where = f" ({error.filename})" if error.filename else ""
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        return ("the disk is full: make room and start again" if full else os.strerror(error.errno)) + where
+    known = isinstance(error, InputError | RunError | OSError)
+    return text if known and text else f"{type(error).__name__}{': ' * bool(text)}{text}"
 
 
 def nearest(name: str, known: Sequence[str]) -> str:

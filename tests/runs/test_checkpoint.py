@@ -41,11 +41,11 @@ def test_the_oldest_are_removed(tmp_path: Path):
     assert not list(tmp_path.glob(".*"))
 
 
-CALLS = {"save_file": 2, "sync": 5, "sha256": 2, "_point": 1}
+CALLS = {"save_file": 2, "sync": 7, "sha256": 2, "point_last": 1}
 """How often a save of two parts calls each function that writes or reads."""
 
 
-@pytest.mark.parametrize("call", range(5))
+@pytest.mark.parametrize("call", range(7))
 @pytest.mark.parametrize("stage", CALLS)
 def test_a_crash_at_any_stage_leaves_a_whole_last(
     stage: str, call: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

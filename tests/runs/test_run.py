@@ -264,11 +264,14 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
     damage(folder / "checkpoints" / "step_00000012" / part)
     messages: list[str] = []
     assert train_run(config, folder, on_message=messages.append) == "done"
-    assert len(messages) == 3
     assert messages[0].endswith("images of smooth.npy; CPU, 1 thread, chains in float32.")
     assert str(folder / "checkpoints" / "step_00000012") in messages[1]
     assert "from the checkpoint before it" in messages[1]
-    assert "step_00000008" in messages[2]
+    assert messages[2:] == [
+        f"2 lines of {folder / 'metrics.jsonl'} after step_00000008 are removed: done again.",
+        f"{folder / 'checkpoints' / 'last'} now points at step_00000008.",
+        "Going on from step_00000008.",
+    ]
     assert final_files(folder) == before
 
 
@@ -370,7 +373,7 @@ def test_a_run_has_one_writer_at_a_time(overwrite: bool, tiny_config: MakeConfig
     config, folder, refused = tiny_config(), tmp_path / "run", []
 
     def second(step: int, num_steps: int, record: Any) -> None:
-        with pytest.raises(InputError, match="is being trained by another process"):
+        with pytest.raises(InputError, match="`train` of process"):
             train_run(config, folder, overwrite=overwrite)
         refused.append(step)
 
@@ -435,7 +438,7 @@ def test_a_run_folder_holds_what_the_design_says(finished: tuple[RunConfig, Path
     names = {path.name for path in folder.iterdir()}
     assert names == {
         *("config.yaml", "requested.yaml", "environment.json", "metrics.jsonl", "checkpoints", "samples"),
-        *("curves.png", "status.json", "README.md"),
+        *("curves.png", "status.json", "README.md", ".lock"),
     }
     facts = json.loads((folder / "environment.json").read_text())
     assert facts["num_threads"] == 1

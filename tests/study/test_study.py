@@ -28,11 +28,12 @@ from thermograd.errors import InputError
 from thermograd.evaluation.evaluate import evaluate_run
 from thermograd.evaluation.records import add_record, read_records
 from thermograd.evaluation.settings import EvaluationSettings
+from thermograd.files import birth, host_name
 from thermograd.runs.run import load_run
 from thermograd.runs.train import train_run
 from thermograd.study import load_study, query_study, read_study_file, write_tables
 from thermograd.study.arms import expand_arms
-from thermograd.study.attempts import STALE, Claim, birth, claim, host_name, read_attempts
+from thermograd.study.attempts import STALE, Claim, claim, read_attempts
 from thermograd.study.engine import read_cluster_file
 from thermograd.study.file import parse_study, ready_studies
 from thermograd.study.folder import extend_study, is_done, make_study, open_study, study_status

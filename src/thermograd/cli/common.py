@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import click
-import yaml
 
 from thermograd.errors import InputError, nearest
+from thermograd.files import parse_yaml
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object, for machines.")
 folder_argument = click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
@@ -36,16 +36,13 @@ def parse_overrides(words: Sequence[str], options: Sequence[str]) -> dict[str, A
             if not words:
                 raise InputError(f"`{name}` must be followed by a value.")
             value = words.pop(0)
-        overrides[name[2:]] = parse_value(value)
+        overrides[name[2:]] = parse_value(value, name)
     return overrides
 
 
-def parse_value(text: str) -> Any:
+def parse_value(text: str, name: str = "value") -> Any:
     """Return the text as YAML reads it; what is not YAML stays a string."""
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
-        return text
+    return parse_yaml(text, name)
 
 
 def emit(record: dict[str, Any], as_json: bool, text: str | Callable[[], None]) -> None:

@@ -81,8 +81,8 @@ def _draw(plot: Plot, out: Path) -> dict[str, str]:
     """Write the files of a figure and return what the page shows of it."""
     wide, narrow = (_laid_out(plot.draw(is_narrow)) for is_narrow in (False, True))
     drawing = _image(wide, "svg")
-    _write_bytes(out / f"{plot.name}.svg", drawing)
-    _write_bytes(out / f"{plot.name}.png", _image(wide, "png"))
+    write_atomically(out / f"{plot.name}.svg", drawing)
+    write_atomically(out / f"{plot.name}.png", _image(wide, "png"))
     return {
         "name": plot.name,
         "title": plot.title,
@@ -111,12 +111,6 @@ def _image(figure: "Figure", kind: str) -> bytes:
 
 def _data_address(drawing: bytes) -> str:
     return f"data:image/svg+xml;base64,{base64.b64encode(drawing).decode()}"
-
-
-def _write_bytes(file: Path, content: bytes) -> None:
-    aside = file.with_name(f".writing_{file.name}")
-    aside.write_bytes(content)
-    aside.replace(file)
 
 
 # --- the page ---

@@ -1,11 +1,14 @@
 """Checkpoints that are whole or absent: written aside, synced, renamed, and verified when loaded.
 
-A checkpoint is a folder `step_00001000` with one safetensors file a part (`model`, `training_state`, and `ema` where
-weights are averaged) and `state.json` with the sha256 of each. `last` is a link that always points at a whole one.
+A checkpoint is a folder `step_00001000` with one safetensors file for each part (`model`, `training_state`, and `ema`
+where weights are averaged), `state.json` with the sha256 of each, and `metrics.json` with how far metrics.jsonl of the
+run reached. `last` is a link that always points at a whole one.
 """
 
-import hashlib
+import errno
 import json
+import os
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +20,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from thermograd.errors import InputError
-from thermograd.files import sha256, sync
+from thermograd.files import hash_of, make_folder, read_json, remove_leftovers, sha256, sync
+from thermograd.runs.metrics import Extent
 
 Parts = Mapping[str, Mapping[str, Tensor]]
 
@@ -31,44 +35,71 @@ class Checkpoint:
         step: training steps done.
         parts: tensors by name, for each part.
         state: what else was saved.
+        metrics: how far metrics.jsonl reached; None where that was not kept or is damaged.
     """
 
     path: Path
     step: int
     parts: Parts
     state: dict[str, Any]
+    metrics: Extent | None = None
 
 
-def save_checkpoint(folder: Path, step: int, parts: Parts, state: Mapping[str, Any], num_kept: int) -> Path:
+def save_checkpoint(
+    folder: Path,
+    step: int,
+    parts: Parts,
+    state: Mapping[str, Any],
+    num_kept: int,
+    metrics: Extent | None = None,
+) -> Path:
     """Write a checkpoint, point `last` at it and remove the oldest beyond `num_kept`."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     final = folder / f"step_{step:08d}"
     aside = folder / f".writing_{final.name}"
-    for leftover in (*folder.glob(".writing_*"), *folder.glob(".removing_*")):
-        shutil.rmtree(leftover)
+    remove_checkpoint_leftovers(folder)
     aside.mkdir()
     hashes = {}
     for part, tensors in parts.items():
         file = aside / f"{part}.safetensors"
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, file)
+        try:
+            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, file)
+        except SafetensorError as error:
+            # The number of the operating system's error is in the text alone.
+            code = int(found[1]) if (found := re.search(r"code: (\d+)", str(error))) else errno.EIO
+            raise OSError(code, os.strerror(code), str(file)) from error
         sync(file)
         hashes[file.name] = sha256(file)
     whole = {"step": step, **state, "sha256": hashes}
-    (aside / "state.json").write_text(json.dumps({**whole, "sha256_of_state": _state_hash(whole)}, indent=1))
-    sync(aside / "state.json")
+    texts = {"state.json": {**whole, "sha256_of_state": _state_hash(whole)}, "metrics.json": metrics}
+    for name, content in texts.items():
+        (aside / name).write_text(json.dumps(content, indent=1))
+        sync(aside / name)
     sync(aside)
     if final.exists():
-        shutil.rmtree(final)
+        _remove(final)
     aside.rename(final)
-    _point(folder / "last", final.name)
-    sync(folder)
-    # What is newer was damaged, or training had gone on from it; it must not push out the whole ones.
-    present = list_checkpoints(folder)
-    newest = present.index(final)
-    for old in (*present[: max(0, newest + 1 - num_kept)], *present[newest + 1 :]):
-        # A rename first, so that a half-removed folder never looks like a checkpoint.
-        shutil.rmtree(old.rename(folder / f".removing_{old.name}"))
+    sync(folder)  # before `last` points there, and before older ones go
+    point_last(folder, final.name)
+    for newer in list_checkpoints(folder):
+        if (
+            newer > final
+        ):  # it was damaged, or training had gone on from it; it must not push out the whole ones
+            _remove(newer)
+    remove_oldest(final, num_kept)
     return final
+
+
+def remove_oldest(newest: Path, num_kept: int) -> None:
+    """Remove the oldest checkpoints, so that with `newest` as the last no more than `num_kept` stay."""
+    older = [path for path in list_checkpoints(newest.parent) if path <= newest]
+    for old in older[: max(0, len(older) - num_kept)]:
+        _remove(old)
+
+
+def _remove(path: Path) -> None:
+    """Remove a checkpoint, renamed first, so that a half-removed folder never looks like a checkpoint."""
+    shutil.rmtree(path.rename(path.with_name(f".removing_{path.name}")))
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -81,7 +112,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise InputError(f"`checkpoint` {path} does not exist.")
     file = path / "state.json"
     try:
-        state = json.loads(file.read_text())
+        state = read_json(file, "checkpoint")
         if state.pop("sha256_of_state") != _state_hash(state):
             raise ValueError("its content was changed")
         step, hashes = int(state.pop("step")), dict(state.pop("sha256"))
@@ -103,7 +134,15 @@ def load_checkpoint(path: Path) -> Checkpoint:
             parts[file.stem] = load_file(file)
         except SafetensorError as error:
             raise InputError(f"`checkpoint` file {file} is damaged: {error}.") from None
-    return Checkpoint(path.resolve(), step, parts, state)
+    return Checkpoint(path.resolve(), step, parts, state, _read_extent(path / "metrics.json"))
+
+
+def _read_extent(file: Path) -> Extent | None:
+    try:
+        found = read_json(file, "checkpoint")
+        return {"length": int(found["length"]), "sha256": str(found["sha256"])}
+    except (InputError, KeyError, TypeError, ValueError):
+        return None  # as good as metrics that do not fit: the checkpoint before it is tried
 
 
 def load_last(folder: Path) -> tuple[Checkpoint | None, list[str]]:
@@ -127,7 +166,7 @@ def load_last(folder: Path) -> tuple[Checkpoint | None, list[str]]:
 
 
 def _state_hash(state: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
+    return hash_of(json.dumps(state, sort_keys=True).encode())
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -135,8 +174,24 @@ def list_checkpoints(folder: Path) -> list[Path]:
     return sorted(folder.glob("step_*"))
 
 
-def _point(link: Path, target: str) -> None:
-    aside = link.with_name(f".{link.name}")
+def remove_checkpoint_leftovers(folder: Path) -> int:
+    """Remove checkpoints that were being written or removed when their process died; return how many."""
+    removing = list(folder.glob(".removing_*"))
+    for path in removing:
+        shutil.rmtree(path)
+    link = folder / ".last"
+    found = link.is_symlink()
+    link.unlink(missing_ok=True)
+    return len(removing) + remove_leftovers(folder) + found
+
+
+def point_last(folder: Path, target: str) -> bool:
+    """Point the link `last` at a checkpoint; return whether it did not."""
+    link, aside = folder / "last", folder / ".last"
+    if link.is_symlink() and link.readlink() == Path(target):
+        return False
     aside.unlink(missing_ok=True)
     aside.symlink_to(target, target_is_directory=True)
     aside.replace(link)
+    sync(folder)
+    return True

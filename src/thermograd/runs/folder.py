@@ -1,24 +1,33 @@
 """The files of a run folder, apart from its checkpoints.
 
-config.yaml (resolved)  requested.yaml  environment.json  metrics.jsonl (append-only, one writer)  status.json
+config.yaml (resolved)  requested.yaml  environment.json  metrics.jsonl (append-only, one writer)  status.json  .lock
 checkpoints/  samples/  curves.png  measurements.jsonl  README.md (model card)
 """
 
-import errno
 import json
-import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from thermograd.config.resolve import validate_config
 from thermograd.config.schema import RunConfig
 from thermograd.errors import InputError
-from thermograd.files import read_yaml, write_atomically
+from thermograd.files import (
+    LOCK,
+    begun_writing,
+    is_running,
+    read_json,
+    read_json_lines,
+    read_yaml,
+    remove_leftovers,
+    sync,
+    this_process,
+    write_atomically,
+)
 from thermograd.machine import environment, resolve_device
+from thermograd.runs.metrics import is_record
 from thermograd.version import __version__
 
 
@@ -30,40 +39,50 @@ def read_config(folder: Path) -> RunConfig:
     """
     if not (folder / "config.yaml").is_file():
         raise InputError(f"`run` {folder} is not a run folder: it has no config.yaml.")
-    return validate_config(read_yaml(folder / "config.yaml"))
+    return validate_config(read_yaml(folder / "config.yaml", "run"))
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """Read metrics.jsonl: one record a step and kind, the last written wins; a torn last line is left out."""
-    records: dict[tuple[str, int], dict[str, Any]] = {}
-    file = folder / "metrics.jsonl"
-    for line in file.read_text().splitlines() if file.exists() else []:
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
-            continue  # a write that a crash cut short; the step is done again and written again
-        records[record["kind"], record["step"]] = record
+    """Read metrics.jsonl: one record for each step and kind, the last written wins; damaged lines are left out."""
+    records = {
+        (record["kind"], record["step"]): record
+        for record in read_json_lines(folder / "metrics.jsonl")
+        if is_record(record)
+    }
     return sorted(records.values(), key=lambda record: record["step"])
 
 
 def write_status(folder: Path, state: str, step: int, num_steps: int, cause: str | None = None) -> None:
-    """Write status.json: running, stopped, failed or done, with the step and the time."""
-    status = {
-        "state": state,
-        "step": step,
-        "num_steps": num_steps,
-        "updated": time.time(),
-        "pid": os.getpid(),
-    }
+    """Write status.json: running, stopped, failed or done, with the step, the time and the process."""
+    status = {"state": state, "step": step, "num_steps": num_steps, "updated": time.time(), **this_process()}
     if cause is not None:
         status["cause"] = cause
     write_atomically(folder / "status.json", json.dumps(status, indent=1))
 
 
+def read_status(folder: Path) -> dict[str, Any]:
+    """Return status.json of a run folder; empty where it was not begun, or the file is damaged.
+
+    A run whose process is gone, as can be seen on its own machine, is "interrupted" and not "running".
+    """
+    try:
+        status = read_json(folder / "status.json", "run")
+    except InputError:
+        return {}
+    if not isinstance(status, dict):
+        return {}
+    if status.get("state") == "running" and is_running(status) is False:
+        return {**status, "state": "interrupted"}
+    return status
+
+
 def read_environment(folder: Path) -> dict[str, Any]:
-    """Return what `environment` found when a run began, empty where that was not kept."""
-    file = folder / "environment.json"
-    return json.loads(file.read_text()) if file.is_file() else {}
+    """Return what `environment` found when a run began, empty where that was not kept or is damaged."""
+    try:
+        facts = read_json(folder / "environment.json", "run")
+    except InputError:
+        return {}
+    return facts if isinstance(facts, dict) else {}
 
 
 def write_model_card(folder: Path, config: RunConfig, metrics: list[dict[str, Any]]) -> None:
@@ -75,14 +94,15 @@ def write_model_card(folder: Path, config: RunConfig, metrics: list[dict[str, An
         for name in ("log_likelihood", "energy_posterior", "energy_prior")
         if name in last
     )
-    (folder / "README.md").write_text(
+    write_atomically(
+        folder / "README.md",
         f"# {config.preset}, seed {config.seed}\n\n"
         f"A latent space energy-based prior model of {shape} images of {config.data.name}, "
         f"{config.model.latent_dim} latent numbers,\n"
         f"trained by {config.gradient.estimator} for {config.training.num_epochs} epochs "
         f"(thermograd {__version__}, config {config.identity}).\n\n"
         f"| last training batch | nats, mean over images |\n|---|---|\n{rows}\n\n"
-        "`thermograd sample DIR`, `thermograd evaluate DIR`; in Python `thermograd.runs.run.load_run(DIR)`.\n"
+        "`thermograd sample DIR`, `thermograd evaluate DIR`; in Python `thermograd.runs.run.load_run(DIR)`.\n",
     )
 
 
@@ -112,15 +132,16 @@ def _remove_run(folder: Path) -> None:
 
 
 def claim_folder(folder: Path, config: RunConfig, requested: Mapping[str, Any], overwrite: bool) -> None:
-    """Make the folder this config's, or check that it is."""
+    """Make a folder that this process holds this config's, or check that it is.
+
+    Raises:
+        InputError: it is the run of another config, or holds something else.
+    """
     import yaml
 
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"`out` {folder} is a file, not a folder.")
     replaced = overwrite and (folder / "config.yaml").exists()
     if replaced:
-        with only_writer(folder):
-            _remove_run(folder)
+        _remove_run(folder)
     if (folder / "config.yaml").exists():
         held = read_config(folder)
         if held != config:
@@ -130,45 +151,19 @@ def claim_folder(folder: Path, config: RunConfig, requested: Mapping[str, Any], 
             )
         return
     # A run that was killed before its config was written has left no more than these.
-    begun = {"requested.yaml", "environment.json"}
-    begun |= {f".writing_{name}" for name in (*begun, "config.yaml")}
-    if folder.exists() and not replaced and {path.name for path in folder.iterdir()} - begun:
+    begun = {folder / name for name in ("requested.yaml", "environment.json", LOCK)} | set(
+        begun_writing(folder)
+    )
+    if not replaced and set(folder.iterdir()) - begun:
         raise InputError(f"`out` {folder} is not empty and holds no run.")
+    remove_leftovers(folder)
     facts = environment(resolve_device(config.compute.device))
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"`out` {folder} can not be made: {error.strerror}.") from None
     write_atomically(
         folder / "requested.yaml", yaml.safe_dump(json.loads(json.dumps(requested, default=str)))
     )
     write_atomically(folder / "environment.json", json.dumps(facts, indent=1))
     write_atomically(folder / "config.yaml", config.to_yaml())
-
-
-@contextmanager
-def only_writer(folder: Path) -> Iterator[None]:
-    """Hold a run folder for this process alone; the system lets go when the process ends, however it ends.
-
-    File systems and platforms without locks are not held.
-
-    Raises:
-        InputError: another process trains this run.
-    """
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        yield
-        return
-    with (folder / "config.yaml").open("r+") as file:  # NFS locks only what may be written
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"`out` {folder} is being trained by another process.") from None
-        except OSError as error:
-            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EBADF):
-                raise
-        yield
+    sync(folder.parent)
 
 
 def _differences(old: RunConfig, new: RunConfig) -> list[str]:
@@ -182,10 +177,3 @@ def _differences(old: RunConfig, new: RunConfig) -> list[str]:
     return [
         f"{name} {before[name]} there, {after[name]} now" for name in before if before[name] != after[name]
     ]
-
-
-def end_torn_line(file: Path) -> None:
-    """End a line that a crash cut short, so that the next record has a line of its own."""
-    if file.exists() and file.stat().st_size and not file.read_bytes().endswith(b"\n"):
-        with file.open("a") as metrics:
-            metrics.write("\n")

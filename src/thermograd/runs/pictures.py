@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from thermograd.files import written_whole
+
 
 def image_grid(
     images: Tensor, num_columns: int | None = None, *, scale: int | None = None, gap: int = 1
@@ -44,10 +46,8 @@ def save_png(pixels: np.ndarray, file: Path) -> None:
     """Write pixels uint8 (height, width, 1 or 3) as a PNG."""
     from PIL import Image
 
-    file.parent.mkdir(parents=True, exist_ok=True)
-    aside = file.with_name(f".writing_{file.name}")
-    Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(aside, format="PNG")
-    aside.replace(file)
+    with written_whole(file) as aside:
+        Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(aside, format="PNG")
 
 
 def pairs_grid(originals: Tensor, reconstructions: Tensor, num_columns: int = 16) -> np.ndarray:
@@ -90,5 +90,5 @@ def save_curves(records: Sequence[dict[str, Any]], file: Path, title: str) -> No
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25)
     figure.suptitle(title, fontsize=11)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, dpi=130)
+    with written_whole(file) as aside:
+        figure.savefig(aside, dpi=130)

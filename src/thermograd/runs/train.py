@@ -3,9 +3,9 @@
 Starting the same config again goes on where it stopped; what a run folder holds is told in `folder`.
 """
 
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +13,18 @@ import torch
 
 from thermograd.config.schema import RunConfig
 from thermograd.data import ImageDataset, batch_order
-from thermograd.errors import InputError, RunError
+from thermograd.errors import InputError, RunError, failure, is_out_of_memory
+from thermograd.files import hold
 from thermograd.runs.checkpoint import load_last, save_checkpoint
 from thermograd.runs.folder import (
     claim_folder,
-    end_torn_line,
-    only_writer,
     read_environment,
     read_metrics,
     write_model_card,
     write_status,
 )
+from thermograd.runs.metrics import Extent, MetricsFile
+from thermograd.runs.opening import open_run
 from thermograd.runs.pictures import image_grid, pairs_grid, save_curves, save_png
 from thermograd.runs.run import adapted_prior_chains, check_same, restore, use_threads
 from thermograd.training.builder import batch_images, build_model, load_data
@@ -63,44 +64,65 @@ def train_run(
         InputError: the folder holds a run of another config, another process trains it, or the data does not fit.
         RunError: a guard stopped the run; the message names the step and the last good checkpoint.
     """
-    use_threads(config, None if overwrite else folder)
     data = load_data(config)
-    order = batch_order(
-        len(data), config.training.batch_size, config.seed, 0
-    )  # refuses a batch of too many images
-    trainer = Trainer(config, build_model(config), len(data))
-    claim_folder(folder, config, requested or {}, overwrite)
-    with only_writer(folder):
-        checkpoint, messages = load_last(folder / "checkpoints")
+    # Refuses a batch of too many images.
+    order = batch_order(len(data), config.training.batch_size, config.seed, 0)
+    with hold(folder, "train", "out"):
+        use_threads(config, None if overwrite else folder)
+        trainer = Trainer(config, build_model(config), len(data))
+        claim_folder(folder, config, requested or {}, overwrite)
+        checkpoint, messages = open_run(folder, config.training.num_checkpoints)
         on_message(
             f"{config.gradient.estimator}, {len(data)} images of {data.name}; {_kind_of_machine(trainer.device)}, "
             f"chains in {trainer.precision}."
         )
         for message in messages:
-            on_message(f"{message} The run goes on from the checkpoint before it.")
+            on_message(message)
         if checkpoint is not None:
             check_same(checkpoint, config, data)
             restore(trainer, checkpoint)
             on_message(f"Going on from {checkpoint.path.name}.")
-            kind = trainer.device.type
-            began = read_environment(folder).get("device", kind).split(":")[0]
-            if began != kind:
-                on_message(
-                    f"warning: this run was begun on {began} and continues on {kind}: its numbers are "
-                    f"not those of an undisturbed run."
-                )
+            _tell_other_device(folder, trainer.device, on_message)
         loop = _Loop(config, folder, data, trainer, len(order), on_step, on_message)
-        step = loop.step = 0 if checkpoint is None else checkpoint.step
-        write_status(folder, "running", step, loop.num_steps)
-        try:
-            finished = loop.run(should_stop)
-        except (RunError, InputError, MemoryError, torch.OutOfMemoryError) as error:
-            write_status(folder, "failed", loop.step, loop.num_steps, cause=str(error))
-            last, _ = load_last(folder / "checkpoints")
-            where = "none was written yet" if last is None else str(last.path)
-            raise RunError(f"{error} Last good checkpoint: {where}.") from error
-        write_status(folder, "done" if finished else "stopped", loop.step, loop.num_steps)
-        return "done" if finished else "stopped"
+        loop.step = 0 if checkpoint is None else checkpoint.step
+        return _run_to_an_end(loop, should_stop)
+
+
+def _run_to_an_end(loop: "_Loop", should_stop: Callable[[], bool]) -> str:
+    """Run a loop, and leave in status.json how it ended, by whatever exception that was."""
+    folder, num_steps = loop.folder, loop.num_steps
+    state, cause = "failed", None
+    try:
+        write_status(folder, "running", loop.step, num_steps)
+        state = "done" if loop.run(should_stop) else "stopped"
+        return state
+    except BaseException as error:
+        cause = f"{failure(error)}."
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            state = "stopped"
+        if isinstance(error, RunError | InputError | OSError) or is_out_of_memory(error):
+            raise RunError(f"{cause} Last good checkpoint: {_last_good(folder)}.") from error
+        raise
+    finally:
+        with suppress(OSError):  # a full disk; the lock and the pid then tell that nobody trains this run
+            write_status(folder, state, loop.step, num_steps, cause)
+
+
+def _last_good(folder: Path) -> str:
+    try:
+        last, _ = load_last(folder / "checkpoints")
+    except (InputError, OSError) as error:
+        return str(error).rstrip(".")
+    return "none was written yet" if last is None else str(last.path)
+
+
+def _tell_other_device(folder: Path, device: torch.device, on_message: Callable[[str], None]) -> None:
+    began = str(read_environment(folder).get("device", device.type)).split(":")[0]
+    if began != device.type:
+        on_message(
+            f"warning: this run was begun on {began} and continues on {device.type}: its numbers are "
+            f"not those of an undisturbed run."
+        )
 
 
 class _Loop:
@@ -127,8 +149,7 @@ class _Loop:
         """Run to the end, or until asked to stop; return whether the end was reached."""
         settings = self.config.training
         every = settings.checkpoint_every or self.steps_per_epoch
-        end_torn_line(self.folder / "metrics.jsonl")
-        with (self.folder / "metrics.jsonl").open("a") as metrics:
+        with closing(MetricsFile(self.folder / "metrics.jsonl")) as metrics:
             for epoch, index in self._batches():
                 begun = time.perf_counter()
                 x = batch_images(self.config, self.data, index, epoch, self.trainer.device)
@@ -137,24 +158,20 @@ class _Loop:
                 self.step += 1
                 end_of_epoch = self.step % self.steps_per_epoch == 0
                 if self.step % settings.log_every == 0 or end_of_epoch or self.step == 1:
-                    metrics.write(
-                        json.dumps({"kind": "train", "step": self.step, "epoch": epoch, **record}) + "\n"
-                    )
-                    metrics.flush()
+                    metrics.append({"kind": "train", "step": self.step, "epoch": epoch, **record})
                 if end_of_epoch:
                     for caution in record["warnings"]:
                         self.on_message(f"warning: step {self.step}: {caution['text']}")
                 if self.probe is not None and self.step % (self.config.probe.every or 1) == 0:
-                    metrics.write(json.dumps(self._probe(self.probe, epoch)) + "\n")
-                    metrics.flush()
+                    metrics.append(self._probe(self.probe, epoch))
                 if self.on_step is not None:
                     self.on_step(self.step, self.num_steps, record)
                 finished = self.step == self.num_steps
                 if end_of_epoch and ((epoch + 1) % settings.pictures_every == 0 or finished):
-                    self._draw_pictures(epoch + 1)
+                    self._try_pictures(epoch + 1)
                 stopping = should_stop() and not finished
                 if self.step % every == 0 or finished or stopping:
-                    self._save(epoch)
+                    self._save(epoch, metrics.save())
                 if stopping:
                     return False
         write_model_card(self.folder, self.config, read_metrics(self.folder))
@@ -174,7 +191,7 @@ class _Loop:
             yield from ((epoch, index) for index in order[first_batch:])
             first_batch = 0
 
-    def _save(self, epoch: int) -> None:
+    def _save(self, epoch: int, metrics: Extent) -> None:
         trainer = self.trainer
         parts = {"model": trainer.model.state_dict(), "training_state": trainer.tensors()}
         if trainer.average is not None:
@@ -186,8 +203,15 @@ class _Loop:
             "data": self.data.fingerprint,
         }
         folder = self.folder / "checkpoints"
-        save_checkpoint(folder, self.step, parts, state, self.config.training.num_checkpoints)
+        save_checkpoint(folder, self.step, parts, state, self.config.training.num_checkpoints, metrics)
         write_status(self.folder, "running", self.step, self.num_steps)
+
+    def _try_pictures(self, epoch: int) -> None:
+        """Draw the pictures; one that cannot be drawn or written does not stop the run."""
+        try:
+            self._draw_pictures(epoch)
+        except Exception as error:
+            self.on_message(f"warning: the pictures of epoch {epoch} could not be drawn: {failure(error)}.")
 
     def _draw_pictures(self, epoch: int) -> None:
         """Draw samples and reconstructions, always from the same streams, so that grids can be compared."""

@@ -10,14 +10,13 @@ processes can not both believe that a claim is theirs, and the files are the his
 import json
 import os
 import secrets
-import socket
 import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from thermograd.files import write_atomically
+from thermograd.files import is_running, this_process, write_atomically
 
 HEARTBEAT = 5.0
 """Seconds between heartbeats."""
@@ -48,7 +47,7 @@ class Attempt:
         """Return whether it may still be at work."""
         if self.ended:
             return False
-        if self.facts.get("host") == host_name() and not _is_running(self.facts):
+        if is_running(self.facts) is False:
             return False
         return (time.time() if now is None else now) - self.file.stat().st_mtime < STALE
 
@@ -107,13 +106,7 @@ def claim(folder: Path) -> Claim | None:
     if attempts and attempts[-1].is_alive():
         return None
     number = attempts[-1].number + 1 if attempts else 1
-    facts = {
-        "host": host_name(),
-        "pid": os.getpid(),
-        "born": birth(os.getpid()),
-        "worker": os.getppid(),
-        "started": time.time(),
-    }
+    facts = {**this_process(), "worker": os.getppid(), "started": time.time()}
     file = folder / f"{number:04d}.json"
     aside = folder / f".claiming_{secrets.token_hex(8)}"
     aside.write_text(json.dumps(facts))
@@ -124,33 +117,3 @@ def claim(folder: Path) -> Claim | None:
     finally:
         aside.unlink()
     return Claim(file, facts)
-
-
-def host_name() -> str:
-    """Return a name for this machine that differs between containers that count processes apart."""
-    try:
-        space = os.readlink("/proc/self/ns/pid")
-    except OSError:
-        space = ""
-    return f"{socket.gethostname()}{space}"
-
-
-def birth(pid: int) -> str | None:
-    """Return when a process began, in ticks since the machine did; None if it is gone, or a zombie."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return None if fields[0] in "ZX" else fields[19]
-
-
-def _is_running(facts: dict[str, Any]) -> bool:
-    if Path("/proc/self/stat").exists():
-        return birth(facts["pid"]) == facts["born"]  # a number can be given to another process
-    try:
-        os.kill(facts["pid"], 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

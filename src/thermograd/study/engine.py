@@ -237,7 +237,7 @@ def read_cluster_file(file: Path) -> tuple[Any, int, dict[str, Any]]:
     Raises:
         InputError: it is not of this form, or names a package that is not installed.
     """
-    values = read_yaml(file)
+    values = read_yaml(file, "cluster")
     known = ["class", "num_workers", "options"]
     for name in values:
         if name not in known:

@@ -221,7 +221,7 @@ def read_study_file(file: Path) -> StudyFile:
     """
     if not file.is_file() and file.suffix == "" and file.name in ready_studies() and file.parent == Path("."):
         file = _studies_folder() / f"{file.name}.yaml"
-    return parse_study(read_yaml(file))
+    return parse_study(read_yaml(file, "study"))
 
 
 def parse_study(values: Mapping[str, Any]) -> StudyFile:

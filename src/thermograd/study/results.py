@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from thermograd.errors import InputError
 from thermograd.evaluation.records import Record, read_records
+from thermograd.files import written_whole
 from thermograd.study.folder import StudyFolder, StudyRun, open_study
 
 if TYPE_CHECKING:
@@ -86,11 +87,9 @@ def write_tables(path: Path) -> list[Path]:
     frame = load_study(path)
     files = [path / "results.parquet", path / "results.csv"]
     for file in files:
-        aside = file.with_name(f".writing_{file.name}")
-        frame.to_parquet(aside, index=False) if file.suffix == ".parquet" else frame.to_csv(
-            aside, index=False
-        )
-        aside.replace(file)
+        with written_whole(file) as aside:
+            write = frame.to_parquet if file.suffix == ".parquet" else frame.to_csv
+            write(aside, index=False)
     return files
 
 

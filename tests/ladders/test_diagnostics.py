@@ -130,7 +130,9 @@ def info_of(acceptance: Tensor, swap_rates: Tensor | None = None) -> LadderInfo:
     t = torch.linspace(0, 1, num_rungs, dtype=torch.float64)
     nowhere = torch.zeros(num_rungs, 1, 1)
     state = LadderState(ChainState(*[nowhere] * 6), 0, 0.0)
-    return LadderInfo(state, t, acceptance, acceptance, acceptance, 0.0, nowhere.bool(), swap_rates)
+    return LadderInfo(
+        state, t, acceptance.unsqueeze(1), acceptance, acceptance, 0.0, nowhere.bool(), swap_rates
+    )
 
 
 MOVING = torch.full((3,), 0.5)

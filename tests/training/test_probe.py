@@ -121,7 +121,8 @@ def test_a_probe_that_wrote_to_the_trainer_would_be_seen(
         index = torch.from_numpy(self.fixed[0])
         x = batch_images(self.config, self.data, self.fixed[0], 0, self.trainer.device)
         chains, model = self.trainer.chains, self.trainer.model
-        chains.keep(chains.draw(model, x, index, step, name="probe-"), index, step)
+        draws = chains.draw(model, x, torch.from_numpy(self.fixed[0]), step, name="probe-")
+        chains.keep(model, x, draws, index, step)
         return measure(self, step)
 
     monkeypatch.setattr(Probe, "measure", keeping)

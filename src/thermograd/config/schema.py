@@ -95,7 +95,15 @@ class PosteriorChainsConfig(Section):
     num_start_steps: PositiveInt = Field(1, description="steps on each rung of the annealed start")
     exchange: bool = Field(False, description="let neighbouring rungs swap states")
     adaptation_gain: Annotated[Number, Field(ge=0)] = Field(
-        0.05, description="by which MALA's step sizes follow the acceptance from iteration to iteration"
+        0.05, description="by which step sizes that adapt follow the acceptance from iteration to iteration"
+    )
+    image_gain: Annotated[Number, Field(ge=0)] = Field(
+        0.5,
+        description="by which each image's factor on the step sizes follows its acceptance from visit to visit, "
+        "for persistent chains; 0 for one step size per rung",
+    )
+    restart_after: PositiveInt | None = Field(
+        5, description="visits without a move after which a stored chain begins anew; None for never"
     )
 
 

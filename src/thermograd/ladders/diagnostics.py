@@ -106,16 +106,19 @@ def ladder_warnings(info: LadderInfo | None, trace: LadderTrace | None = None) -
         info: what happened while chains ran; None for draws that no chain made.
         trace: every step of them, or None.
     """
-    warnings = [] if trace is None else _trace_warnings(trace, None if info is None else info.acceptance)
+    warnings = (
+        [] if trace is None else _trace_warnings(trace, None if info is None else info.acceptance.mean(1))
+    )
     if info is None:
         return warnings
-    t = info.inverse_temperatures.reshape(len(info.acceptance), -1).mean(1)
-    if (info.acceptance < ACCEPTANCE_LIMIT).any():
-        rung = int(info.acceptance.argmin())
+    acceptance = info.acceptance.mean(1)
+    t = info.inverse_temperatures.reshape(len(acceptance), -1).mean(1)
+    if (acceptance < ACCEPTANCE_LIMIT).any():
+        rung = int(acceptance.argmin())
         warnings.append(
             Caution(
                 "acceptance",
-                f"acceptance {float(info.acceptance[rung]):.3f} at t = {float(t[rung]):.3g} is below "
+                f"acceptance {float(acceptance[rung]):.3f} at t = {float(t[rung]):.3g} is below "
                 f"{ACCEPTANCE_LIMIT}: chains hardly move; use a smaller step size, or let it adapt for longer.",
             )
         )

@@ -128,7 +128,7 @@ class LadderInfo:
     Attributes:
         state: where chains stand at the end, to go on from.
         inverse_temperatures: (K,) or (K, B), of the ladder.
-        acceptance: (K,), mean acceptance probability of each rung; 1 on dealt prior draws.
+        acceptance: (K, B), mean acceptance probability on each rung of an image; 1 on dealt prior draws.
         score_norm: (K,), mean length of the score where the last step set out from; on dealt prior draws, there.
         step_sizes: (K,) or (K, B), of the steps.
         num_evaluations: generator evaluations spent on each image since the start. All have a gradient in z but ULA's
@@ -423,9 +423,9 @@ class _Walk:
         self.chains, self.begin = state.chains, state.chains.position
         self.done, self.num_evaluations = state.num_steps, state.num_evaluations
         self.num_steps = 0
-        self.acceptance = self.t.new_zeros(len(self.t))
-        self.score_norm = torch.zeros_like(self.acceptance)
-        self.swap_probability = torch.zeros_like(self.acceptance[1:])
+        self.acceptance = self.t.new_zeros(len(self.t), len(x))
+        self.score_norm = self.t.new_zeros(len(self.t))
+        self.swap_probability = torch.zeros_like(self.score_norm[1:])
         self.trips: RoundTrips | None = None
 
     def step(self, last: bool = False) -> Tensor:
@@ -435,7 +435,7 @@ class _Walk:
         take = kernel.last_step if last else kernel.step
         self.chains, info = take(self.target, self.chains, self.t, self.generator)
         self.num_evaluations += self.sampler.num_chains * len(self.t)
-        self.acceptance += info.acceptance.mean((1, 2))
+        self.acceptance += info.acceptance.mean(1)
         if self.sampler.exchange:
             self.chains, source, probability = exchange(self.chains, self.t, self.done % 2, self.generator)
             self.swap_probability += probability.mean((1, 2))
@@ -461,7 +461,7 @@ class _Walk:
         if dealt and prior_latents is not None:
             bottom = self.target.measure(prior_latents.reshape(1, *chains.position.shape[1:]))
             t = torch.cat([torch.zeros_like(t[:1]), t])
-            acceptance = torch.cat([acceptance.new_ones(1), acceptance])
+            acceptance = torch.cat([torch.ones_like(acceptance[:1]), acceptance])
             score_norm = torch.cat([bottom.prior_score.norm(dim=-1).mean().view(1), score_norm])
             chains = ChainState(*(torch.cat(pair) for pair in zip(bottom, chains, strict=True)))
         held = flat(t)

@@ -2,6 +2,11 @@
 
 A visit draws the prior and the ladder of a batch from where its chains stand; `keep` stores where they ended, and lets
 step sizes and the schedule follow what was seen. A probe visits and keeps nothing, so measuring changes no training.
+
+The step size of rung k for image i is h_k f_ik. The common h_k follows the mean acceptance of all images, as training
+needs it early on; the image's own factor f_ik, which is stored with its chains, follows how much its acceptance differs
+from that mean. A stored chain that has not moved for `restart_after` visits begins anew at a draw of the prior, chosen
+by its likelihood.
 """
 
 import math
@@ -26,10 +31,17 @@ from thermograd.models.latent_model import LatentModel
 from thermograd.samplers.kernel import adapted_step_size
 from thermograd.samplers.named import make_kernel
 from thermograd.samplers.prior import PriorDraws, sample_prior
+from thermograd.samplers.target import Target, columns
 from thermograd.streams import stream
 
 LARGEST_STORE = 4 * 2**30
 """Bytes of stored chains beyond which a run is refused; fewer rungs, chains or images make them smaller."""
+LARGEST_LOG_FACTOR = 4.0
+"""Of an image's own step size over the common one, either way."""
+LONGEST_STAND = 10_000
+"""Visits without a move that are counted at most."""
+NUM_CANDIDATES = 64
+"""Draws of the prior among which a chain that begins anew chooses."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +81,9 @@ class Chains:
         self.moments = RunningMoments(gradient.num_rungs, decay=0.99)
         self.swap_rates: Tensor | None = None
         self.stored = self._make_store(model, num_images) if chains.start == "persistent" else None
+        shape = (0, 0, 0) if self.stored is None else self.stored.shape[:3]
+        self.log_factors = torch.zeros(shape[:2], device=self.device)
+        self.num_still = torch.zeros(shape, dtype=torch.int16, device=self.device)
         self.stored_prior = None
         if config.prior_chains.start == "persistent" and self.runs_prior_chains:
             generator = self.stream("stored-prior", 0)
@@ -123,7 +138,7 @@ class Chains:
             prior = sample_prior(model, kernel, config.prior_chains.num_steps, start, generator)
         latents = None if prior is None else prior.latents
         generator = self.stream(f"{name}posterior-chains", step)
-        sampler = self.sampler()
+        sampler = self.sampler(index)
         at: Any = chains.start if self.stored is None else self.stored[index].permute(1, 2, 0, 3)
         num_start_steps = chains.num_start_steps
         state = sampler.start(model, x, generator, at, prior_latents=latents, num_steps=num_start_steps)
@@ -131,34 +146,89 @@ class Chains:
         ladder, info = sampler.run(model, x, state, chains.num_steps, generator, latents)
         return Draws(prior, ladder, info)
 
-    def sampler(self) -> LadderSampler:
-        """Return the sampler of a visit, at the temperatures and step sizes as they stand."""
-        config = self.config
+    def sampler(self, index: Tensor) -> LadderSampler:
+        """Return the sampler of a visit to images `index` (B,), at the temperatures and step sizes as they stand."""
+        config, sizes = self.config, self.step_sizes
+        if self.stored is not None and config.posterior_chains.image_gain:
+            factors = sizes.new_ones(len(sizes), len(index))
+            factors[-self.num_running_rungs :] = self.log_factors[index].exp().T
+            sizes = sizes.unsqueeze(1) * factors
         return LadderSampler(
             self.schedule,
-            make_kernel(config.posterior_chains.kernel, self.step_sizes),
+            make_kernel(config.posterior_chains.kernel, sizes),
             config.gradient.num_chains,
             config.posterior_chains.exchange,
             self.bottom,
             config.compute.chunk_size,
         )
 
-    def keep(self, draws: Draws, index: Tensor, step: int) -> None:
-        """Store chains for their next visit, and let step sizes and the schedule follow what was seen."""
-        chains, info = self.config.posterior_chains, draws.info
+    def keep(self, model: LatentModel, x: Tensor, draws: Draws, index: Tensor, step: int) -> dict[str, float]:
+        """Store chains for their next visit, and let step sizes and the schedule follow what was seen.
+
+        Returns:
+            Of stored chains of this batch, `standing_chains`, the share that did not move in this visit and the one
+            before, and `restarted_chains`, the number that begin anew.
+        """
+        chains, info, record = self.config.posterior_chains, draws.info, {}
         if self.stored is not None:
-            self.stored[index] = info.state.chains.position.permute(2, 0, 1, 3)
+            still = torch.where(info.moved, 0, self.num_still[index].permute(1, 2, 0) + 1)
+            position = info.state.chains.position
+            lost = still >= (chains.restart_after or math.inf)
+            images = lost.any(0).any(0).nonzero().flatten()
+            if len(images):
+                position = position.clone()
+                places = self._anew(model, x[images], images, draws, step)
+                position[:, :, images] = torch.where(
+                    lost[:, :, images].unsqueeze(-1), places, position[:, :, images]
+                )
+            record = {
+                "standing_chains": float((still > 1).double().mean()),
+                "restarted_chains": float(lost.sum()),
+                "restart_evaluations": float(NUM_CANDIDATES * len(images)),
+            }
+            self.stored[index] = position.permute(2, 0, 1, 3)
+            kept = torch.where(lost, 0, still).clamp(max=LONGEST_STAND).to(torch.int16)
+            self.num_still[index] = kept.permute(2, 0, 1)
         if self.stored_prior is not None and draws.prior is not None:
             self.stored_prior = draws.prior.latents
         gain = chains.adaptation_gain
         rungs = slice(-self.num_running_rungs, None)  # a rung of dealt draws has no step size to adapt
-        sizes, target = self.step_sizes[rungs], make_kernel(chains.kernel, 1.0).target_acceptance
-        self.step_sizes[rungs] = adapted_step_size(sizes, info.acceptance[rungs], target, gain)
+        acceptance, target = info.acceptance[rungs], make_kernel(chains.kernel, 1.0).target_acceptance
+        mean = acceptance.mean(1)
+        self.step_sizes[rungs] = adapted_step_size(self.step_sizes[rungs], mean, target, gain)
+        if self.stored is not None and target is not None:
+            moved = self.log_factors[index].T + chains.image_gain * (acceptance - mean.unsqueeze(1))
+            self.log_factors[index] = moved.clamp(-LARGEST_LOG_FACTOR, LARGEST_LOG_FACTOR).T
         if draws.prior is not None:
             target = make_kernel(self.config.prior_chains.kernel, 1.0).target_acceptance
-            acceptance = torch.tensor(draws.prior.acceptance)
-            self.prior_step_size = adapted_step_size(self.prior_step_size, acceptance, target, gain)
+            found = torch.tensor(draws.prior.acceptance)
+            self.prior_step_size = adapted_step_size(self.prior_step_size, found, target, gain)
         self._adapt_schedule(draws, step)
+        return record
+
+    def _anew(self, model: LatentModel, x: Tensor, images: Tensor, draws: Draws, step: int) -> Tensor:
+        """Return a place to begin anew for each chain of some images of a visit, (K', M, b, d).
+
+        Importance resampling: of `NUM_CANDIDATES` draws of the prior, or of draws on the image's own rung t = 0 where
+        no prior chains ran, each chain takes one with probability proportional to p(x|z)^t.
+        """
+        generator = self.stream("restarts", step)
+        num_rungs, num_chains, _ = draws.info.moved.shape
+        if draws.prior is not None:
+            pick = torch.randint(
+                len(draws.prior.latents), (NUM_CANDIDATES,), generator=generator, device=self.device
+            )
+            candidates = draws.prior.latents[pick].unsqueeze(1).expand(-1, len(x), -1)
+        else:
+            candidates = draws.ladder.latents[0][:, images]
+        log_likelihood = Target(model, x, self.config.compute.chunk_size).measure(candidates).log_likelihood
+        t = columns(self.schedule.to(log_likelihood))[-num_rungs:]
+        probability = (t * log_likelihood).softmax(1).transpose(1, 2)  # (K', b, candidates)
+        chosen = torch.multinomial(
+            probability.flatten(0, 1), num_chains, replacement=True, generator=generator
+        )
+        chosen = chosen.view(num_rungs, len(x), num_chains).transpose(1, 2)
+        return candidates[chosen, torch.arange(len(x), device=self.device)]
 
     def _adapt_schedule(self, draws: Draws, step: int) -> None:
         schedule = self.config.gradient.schedule
@@ -184,6 +254,8 @@ class Chains:
             "prior_step_size": self.prior_step_size,
         }
         tensors |= {f"moments.{name}": tensor for name, tensor in self.moments.tensors().items()}
+        if self.stored is not None:
+            tensors |= {"log_factors": self.log_factors, "num_still": self.num_still}
         optional = {"stored": self.stored, "stored_prior": self.stored_prior, "swap_rates": self.swap_rates}
         return tensors | {name: tensor for name, tensor in optional.items() if tensor is not None}
 
@@ -195,6 +267,8 @@ class Chains:
         self.moments.load({name: tensors[f"moments.{name}"] for name in self.moments.tensors()})
         if self.stored is not None:
             self.stored = tensors["stored"].to(self.device)
+            self.log_factors = tensors["log_factors"].to(self.device)
+            self.num_still = tensors["num_still"].to(self.device)
         if self.stored_prior is not None:
             self.stored_prior = tensors["stored_prior"].to(self.device)
         self.swap_rates = tensors.get("swap_rates")

@@ -153,7 +153,7 @@ def _make_chains(own: Chains, model: LatentModel, config: RunConfig, x: Tensor, 
                 f"`start` persistent needs chains that the run stored for its training images on {gradient.num_rungs} "
                 f"rungs with {gradient.num_chains} chains; try base or annealed."
             )
-        chains.stored = own.stored
+        chains.stored, chains.log_factors = own.stored, own.log_factors
     if same_rungs and gradient.schedule == run.gradient.schedule:
         chains.schedule = own.schedule
         if settings.kernel == run.posterior_chains.kernel:

@@ -101,10 +101,10 @@ class Trainer:
         check_draws(draws, self.config.training.largest_latent, step)
         gradient, clean = self._gradient(x, draws.ladder, step)
         record = self._update(gradient, clean, step, epoch)
-        self.chains.keep(draws, index, step)
-        self.num_evaluations += draws.info.num_evaluations * len(x)
+        kept = self.chains.keep(self.model, x, draws, index, step)
+        self.num_evaluations += draws.info.num_evaluations * len(x) + kept.get("restart_evaluations", 0.0)
         cautions = [asdict(caution) for caution in ladder_warnings(draws.info)]
-        return describe_draws(draws) | record | {"warnings": cautions}
+        return describe_draws(draws) | record | kept | {"warnings": cautions}
 
     def _gradient(
         self, x: Tensor, ladder: Ladder, step: int
@@ -196,9 +196,9 @@ def describe_draws(draws: Draws) -> dict[str, Any]:
     for name, values in (
         ("inverse_temperature", ladder.inverse_temperatures),
         ("expected_log_likelihood", ladder.log_likelihood.mean((1, 2))),
-        ("acceptance", info.acceptance),
+        ("acceptance", info.acceptance.mean(1)),
         ("score_norm", info.score_norm),
-        ("step_size", info.step_sizes),
+        ("step_size", info.step_sizes.reshape(len(info.acceptance), -1).mean(1)),
         ("swap_rate", info.swap_rates),
     ):
         if values is not None:

@@ -34,7 +34,7 @@ from thermograd.samplers.kernel import select
 from thermograd.samplers.mala import MALA
 from thermograd.samplers.replica_exchange import exchange
 from thermograd.samplers.target import Info
-from thermograd.training.optimiser import Adam
+from thermograd.training.optimiser import CleanAdam
 
 INDEX: dict[str, tuple[str, ...]] = {
     'a flag read as bool("0"), which detaches draws and makes the prior\'s gradient 0': (
@@ -304,6 +304,10 @@ def test_a_trapezoid_of_running_totals_is_seen(monkeypatch):
 
 
 def test_swapped_decays_of_adam_are_seen(monkeypatch):
-    monkeypatch.setattr(test_optimiser, "Adam", lambda parameters, betas: Adam(parameters, betas[::-1]))
+    class Swapped(CleanAdam):
+        def __init__(self, parameters, lr, betas):
+            super().__init__(parameters, lr, betas[::-1])
+
+    monkeypatch.setattr(test_optimiser, "CleanAdam", Swapped)
     with pytest.raises(AssertionError):
         test_optimiser.test_adam_equals_torchs_that_maximises((0.5, 0.999))

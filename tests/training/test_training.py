@@ -135,22 +135,22 @@ def test_clipping_shortens_a_gradient_and_keeps_its_direction(tiny_config: MakeC
 
 
 def test_rates_decay_by_epoch(tiny_config: MakeConfig):
-    config = tiny_config({"optimiser.kind": "sgd", "optimiser.decay": 0.5, "optimiser.generator_lr": 1e-5})
+    config = tiny_config({"optimiser.kind": "sgd", "optimiser.decay": 0.5, "optimiser.generator_lr": 1e-3})
     lengths = [
         trainer_of(config).step(*batch(config), 0, epoch)["update_length_generator"] for epoch in range(3)
     ]
-    assert lengths[1] / lengths[0] == pytest.approx(0.5, rel=1e-5)
-    assert lengths[2] / lengths[0] == pytest.approx(0.25, rel=1e-5)
+    assert lengths[1] / lengths[0] == pytest.approx(0.5, rel=1e-4)
+    assert lengths[2] / lengths[0] == pytest.approx(0.25, rel=1e-4)
 
 
 def test_the_moving_average_is_the_recursion(tiny_config: MakeConfig):
     trainer = trainer_of(tiny_config({"optimiser.ema_decay": 0.8}))
-    expected = weights(trainer)
-    for step in range(4):
+    trainer.step(*batch(trainer.config), 0, 0)
+    expected = weights(trainer)  # the average begins with the first step's weights
+    for step in range(1, 4):
         trainer.step(*batch(trainer.config, step), step, 0)
         expected = {name: 0.8 * expected[name] + 0.2 * w for name, w in weights(trainer).items()}
-    assert trainer.average is not None
-    for name, tensor in trainer.average.items():
+    for name, tensor in trainer.weights().items():
         torch.testing.assert_close(tensor, expected[name])
 
 
@@ -163,14 +163,15 @@ def test_clean_second_moments_are_those_of_the_gradient_without_noise(tiny_confi
     )
     for trainer in (plain, noisy, clean):
         run_steps(trainer, 1)
-    states = [trainer.optimisers["generator"].state() for trainer in (plain, noisy, clean)]
-    for name in states[0]:
-        if name.startswith("second"):
-            torch.testing.assert_close(states[2][name], states[0][name])
-            assert not torch.allclose(states[1][name], states[0][name])
-        elif name.startswith("first"):
-            assert torch.equal(states[2][name], states[1][name])
-            assert not torch.allclose(states[1][name], states[0][name])
+    states = [
+        [trainer.optimiser.state[p] for p in trainer.groups["generator"].values()]
+        for trainer in (plain, noisy, clean)
+    ]
+    for without, with_noise, cleaned in zip(*states, strict=True):
+        torch.testing.assert_close(cleaned["exp_avg_sq"], without["exp_avg_sq"])
+        assert not torch.allclose(with_noise["exp_avg_sq"], without["exp_avg_sq"])
+        torch.testing.assert_close(cleaned["exp_avg"], -with_noise["exp_avg"])  # torch descends -g
+        assert not torch.allclose(with_noise["exp_avg"], without["exp_avg"])
 
 
 # --- guards ---
@@ -481,7 +482,7 @@ def test_the_training_state_comes_back_whole(kind: str, tiny_config: MakeConfig)
     run_steps(trainer, 5)
     kept = {name: tensor.clone() for name, tensor in trainer.tensors().items()}
     other.model.load_state_dict(trainer.model.state_dict())
-    other.load_tensors(kept, trainer.average)
+    other.load_tensors(kept, trainer.weights())
     again = other.tensors()
     assert set(again) == set(kept)
     assert all(torch.equal(again[name], kept[name]) for name in kept)

@@ -195,7 +195,7 @@ class _Loop:
         trainer = self.trainer
         parts = {"model": trainer.model.state_dict(), "training_state": trainer.tensors()}
         if trainer.average is not None:
-            parts["ema"] = trainer.average
+            parts["ema"] = trainer.weights()
         state = {
             "epoch": epoch,
             "steps_per_epoch": self.steps_per_epoch,
@@ -217,7 +217,7 @@ class _Loop:
         """Draw samples and reconstructions, always from the same streams, so that grids can be compared."""
         config, folder = self.config, self.folder / "samples"
         model = build_model(config)
-        model.load_state_dict(self.trainer.average or self.trainer.model.state_dict())
+        model.load_state_dict(self.trainer.weights())
         chains = adapted_prior_chains(config, self.trainer.chains.prior_step_size)
         samples = sample_images(model, chains, 64, config.seed)
         save_png(image_grid(samples.images), folder / f"samples_epoch_{epoch:04d}.png")

@@ -1,7 +1,7 @@
-r"""Optimisers that climb a gradient given by name.
+r"""The optimiser of a run, which climbs: torch's, or an Adam whose second moments come from another gradient.
 
-They differ from `torch.optim` in one point that this program needs: Adam's second moments may come from another
-gradient than its first. So noise that is added to the gradient on purpose does not shorten the steps:
+Noise that is added to the gradient on purpose would shorten Adam's steps. `CleanAdam` takes the second moments from the
+gradient without it:
 
     m <- b1 m + (1 - b1) g,    v <- b2 v + (1 - b2) g_clean^2,    θ <- θ + lr m̂ / (sqrt(v̂) + eps)
 
@@ -9,107 +9,88 @@ References:
     Kingma and Ba (2015), Adam: a method for stochastic optimization.
 """
 
-from collections.abc import Mapping
-from typing import Protocol
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from thermograd.config.schema import RunConfig
+
 Tensors = Mapping[str, Tensor]
 
 
-class Optimiser(Protocol):
-    """What training needs of an optimiser."""
-
-    def step(self, gradient: Tensors, lr: float, clean_gradient: Tensors | None = None) -> Tensor:
-        """Move the parameters up the gradient; return the length of the move."""
-        ...
-
-    def state(self) -> dict[str, Tensor]:
-        """Return all that a resumed run needs."""
-        ...
-
-    def load_state(self, tensors: Tensors) -> None:
-        """Take back what `state` returned."""
-        ...
-
-
-class Adam:
-    """Adam, climbing.
+class CleanAdam(torch.optim.Optimizer):
+    """Adam, climbing, with second moments from `clean`, gradients in the order of the parameters.
 
     Args:
-        parameters: tensors to move, in place.
+        params: as torch's optimisers take them.
+        lr: learning rate.
         betas: decay of first and second moments.
         eps: added to the root of the second moment.
     """
 
-    def __init__(self, parameters: Tensors, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8):
-        self.parameters, self.betas, self.eps = dict(parameters), betas, eps
-        self.num_steps = 0
-        self.first = {name: torch.zeros_like(p, requires_grad=False) for name, p in self.parameters.items()}
-        self.second = {name: torch.zeros_like(p, requires_grad=False) for name, p in self.parameters.items()}
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+    ):
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps})
+        self.clean: Mapping[Any, Tensor] = {}
 
     @torch.no_grad()
-    def step(self, gradient: Tensors, lr: float, clean_gradient: Tensors | None = None) -> Tensor:
-        """Move the parameters up the gradient; return the length of the move.
-
-        Args:
-            gradient: by name, for the first moments.
-            lr: learning rate.
-            clean_gradient: by name, for the second moments; None for `gradient` itself.
-        """
-        clean_gradient = gradient if clean_gradient is None else clean_gradient
-        self.num_steps += 1
-        first_scale = 1 / (1 - self.betas[0] ** self.num_steps)
-        second_scale = 1 / (1 - self.betas[1] ** self.num_steps)
-        squared_length = torch.zeros(())
-        for name, parameter in self.parameters.items():
-            first, second = self.first[name], self.second[name]
-            first.lerp_(gradient[name], 1 - self.betas[0])
-            second.mul_(self.betas[1]).addcmul_(
-                clean_gradient[name], clean_gradient[name], value=1 - self.betas[1]
-            )
-            move = first / (second * second_scale).sqrt_().add_(self.eps) * (lr * first_scale)
-            parameter.add_(move)
-            squared_length = squared_length.to(move.device) + move.square().sum()
-        return squared_length.sqrt()
-
-    def state(self) -> dict[str, Tensor]:
-        """Return both moments and the number of steps."""
-        tensors = {f"first.{name}": tensor for name, tensor in self.first.items()}
-        tensors |= {f"second.{name}": tensor for name, tensor in self.second.items()}
-        return tensors | {"num_steps": torch.tensor(self.num_steps)}
-
-    def load_state(self, tensors: Tensors) -> None:
-        """Take back what `state` returned."""
-        self.num_steps = int(tensors["num_steps"])
-        for name in self.parameters:
-            self.first[name].copy_(tensors[f"first.{name}"])
-            self.second[name].copy_(tensors[f"second.{name}"])
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Move the parameters up their gradients; `clean` holds the gradient of each for the second moments."""
+        for group in self.param_groups:
+            b1, b2 = group["betas"]
+            for parameter in group["params"]:
+                state, gradient = self.state[parameter], parameter.grad
+                if not state:
+                    state |= {"step": torch.tensor(0.0)}
+                    state |= {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
+                state["step"] += 1
+                clean, count = self.clean[parameter], float(state["step"])
+                state["exp_avg"].lerp_(gradient, 1 - b1)
+                state["exp_avg_sq"].mul_(b2).addcmul_(clean, clean, value=1 - b2)
+                root = (state["exp_avg_sq"] / (1 - b2**count)).sqrt_().add_(group["eps"])
+                parameter.addcdiv_(state["exp_avg"], root, value=group["lr"] / (1 - b1**count))
 
 
-class SGD:
-    """Plain stochastic gradient ascent: θ <- θ + lr g. It has no state.
+def make_optimiser(config: RunConfig, groups: Mapping[str, Tensors]) -> torch.optim.Optimizer:
+    """Return the optimiser that a config names, one group of parameters for each network."""
+    settings = config.optimiser
+    rates = {"prior": settings.prior_lr, "generator": settings.generator_lr}
+    params = [
+        {"name": name, "params": list(tensors.values()), "lr": rates[name], "initial_lr": rates[name]}
+        for name, tensors in groups.items()
+        if tensors
+    ]
+    if settings.kind == "sgd":
+        return torch.optim.SGD(params, maximize=True)
+    if config.gradient.clean_second_moments:
+        return CleanAdam(params, betas=settings.betas)
+    return torch.optim.Adam(params, betas=settings.betas, maximize=True, fused=True)
 
-    Args:
-        parameters: tensors to move, in place.
-    """
 
-    def __init__(self, parameters: Tensors):
-        self.parameters = dict(parameters)
+def optimiser_tensors(optimiser: torch.optim.Optimizer, names: Mapping[Any, str]) -> dict[str, Tensor]:
+    """Return an optimiser's state by "parameter/quantity", so that a checkpoint holds tensors alone."""
+    return {
+        f"{names[parameter]}/{quantity}": value
+        for parameter, state in optimiser.state.items()
+        for quantity, value in state.items()
+        if isinstance(value, Tensor)
+    }
 
-    @torch.no_grad()
-    def step(self, gradient: Tensors, lr: float, clean_gradient: Tensors | None = None) -> Tensor:
-        """Move the parameters up the gradient; return the length of the move."""
-        squared_length = torch.zeros(())
-        for name, parameter in self.parameters.items():
-            parameter.add_(gradient[name], alpha=lr)
-            squared_length = squared_length.to(parameter.device) + (lr * gradient[name]).square().sum()
-        return squared_length.sqrt()
 
-    def state(self) -> dict[str, Tensor]:
-        """Return nothing: there is no state."""
-        return {}
-
-    def load_state(self, tensors: Tensors) -> None:
-        """Take back nothing."""
+def load_optimiser_tensors(
+    optimiser: torch.optim.Optimizer, names: Mapping[Any, str], tensors: Tensors
+) -> None:
+    """Give an optimiser back what `optimiser_tensors` returned."""
+    parameters = {name: parameter for parameter, name in names.items()}
+    for key, value in tensors.items():
+        name, _, quantity = key.rpartition("/")
+        parameter = parameters[name]
+        # Counters stay where the optimiser keeps them; moments lie with their parameter.
+        optimiser.state[parameter][quantity] = value.to(parameter.device) if value.dim() else value

@@ -4,12 +4,14 @@ A step is: draws of the prior -> ladder of the batch -> weights -> one backward 
 from streams named after what they are for and the step, so a step is a function of (config, state, step, batch).
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from thermograd.config.schema import RunConfig
 from thermograd.gradients.backward import learning_gradient
@@ -29,7 +31,15 @@ from thermograd.models.latent_model import LatentModel
 from thermograd.streams import stream
 from thermograd.training.chains import Chains, Draws
 from thermograd.training.guards import check_draws, check_finite, count_zero_gradients
-from thermograd.training.optimiser import SGD, Adam, Optimiser
+from thermograd.training.optimiser import (
+    CleanAdam,
+    load_optimiser_tensors,
+    make_optimiser,
+    optimiser_tensors,
+)
+
+OPTIMISER = "optimiser/"
+"""Prefix of the optimiser's tensors in a checkpoint."""
 
 
 class Trainer:
@@ -64,14 +74,11 @@ class Trainer:
             group: {name: parameters[name] for name in names}
             for group, names in model.parameter_groups().items()
         }
-        self.optimisers: dict[str, Optimiser] = {
-            group: Adam(tensors, config.optimiser.betas) if config.optimiser.kind == "adam" else SGD(tensors)
-            for group, tensors in self.groups.items()
-        }
+        self.names = {parameter: name for name, parameter in parameters.items()}
+        self.optimiser = make_optimiser(config, self.groups)
+        ema_decay = config.optimiser.ema_decay
         self.average = (
-            {name: tensor.detach().clone() for name, tensor in parameters.items()}
-            if config.optimiser.ema_decay is not None
-            else None
+            None if ema_decay is None else AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(ema_decay))
         )
         self.zero_steps = dict.fromkeys(parameters, 0)
         self.num_evaluations = 0.0
@@ -129,41 +136,50 @@ class Trainer:
     def _update(
         self, gradient: dict[str, Tensor], clean: dict[str, Tensor] | None, step: int, epoch: int
     ) -> dict[str, float]:
-        settings = self.config.optimiser
+        """Move the parameters up the gradient, and return lengths of gradients and moves."""
+        settings, record = self.config.optimiser, {}
         count_zero_gradients(self.zero_steps, gradient, self.config.training.zero_gradient_steps, step)
-        norms = {
-            group: torch.stack([gradient[name].square().sum() for name in names]).sum().sqrt()
-            for group, names in self.groups.items()
-        }
-        for group, norm in norms.items():
+        before = [parameter.detach().clone() for parameter in self.names]
+        for parameter, name in self.names.items():
+            parameter.grad = gradient[name]
+        for group, tensors in self.groups.items():
+            longest = math.inf if settings.clip_norm is None else settings.clip_norm
+            norm = torch.nn.utils.clip_grad_norm_(tensors.values(), longest)
             check_finite(f"gradient of the {group}", norm, step)
-        record: dict[str, float] = {}
-        decay = settings.decay**epoch
-        for group, names in self.groups.items():
-            part = {name: gradient[name] for name in names}
-            if settings.clip_norm is not None and norms[group] > settings.clip_norm:
-                part = {name: tensor * (settings.clip_norm / norms[group]) for name, tensor in part.items()}
-            lr = settings.prior_lr if group == "prior" else settings.generator_lr
-            length = self.optimisers[group].step(part, lr * decay, clean)
+            record[f"gradient_norm_{group}"] = float(norm)
+        if isinstance(self.optimiser, CleanAdam):
+            source = gradient if clean is None else clean
+            self.optimiser.clean = {parameter: source[name] for parameter, name in self.names.items()}
+        for (
+            group_of_parameters
+        ) in self.optimiser.param_groups:  # a function of the epoch, so there is no state to keep
+            group_of_parameters["lr"] = group_of_parameters["initial_lr"] * settings.decay**epoch
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        moves = {p: (p.detach() - old).square().sum() for p, old in zip(self.names, before, strict=True)}
+        for group, tensors in self.groups.items():
+            length = sum((moves[p] for p in tensors.values()), torch.zeros(())).sqrt()
             check_finite(f"update of the {group}", length, step)
-            record |= {f"gradient_norm_{group}": float(norms[group]), f"update_length_{group}": float(length)}
-        if self.average is not None and settings.ema_decay is not None:
-            with torch.no_grad():
-                for name, parameter in self.model.named_parameters():
-                    self.average[name].lerp_(parameter, 1 - settings.ema_decay)
+            record[f"update_length_{group}"] = float(length)
+        if self.average is not None:
+            self.average.update_parameters(self.model)
         return record
 
     # --- saving ---
+
+    def weights(self) -> dict[str, Tensor]:
+        """Return the weights for samples and evaluation: averaged ones where the run keeps them."""
+        return (self.model if self.average is None else self.average.module).state_dict()
 
     def tensors(self) -> dict[str, Tensor]:
         """Return all of the training state but the model's weights."""
         tensors = self.chains.tensors() | {
             "zero_steps": torch.tensor(list(self.zero_steps.values())),
             "num_evaluations": torch.tensor(self.num_evaluations, dtype=torch.float64),
+            "num_averaged": torch.tensor(0) if self.average is None else self.average.n_averaged,
         }
-        for group, optimiser in self.optimisers.items():
-            tensors |= {f"optimiser.{group}.{name}": tensor for name, tensor in optimiser.state().items()}
-        return tensors
+        state = optimiser_tensors(self.optimiser, self.names)
+        return tensors | {f"{OPTIMISER}{name}": tensor for name, tensor in state.items()}
 
     def load_tensors(self, tensors: Mapping[str, Tensor], average: Mapping[str, Tensor] | None) -> None:
         """Take back what `tensors` returned, and the averaged weights."""
@@ -172,14 +188,11 @@ class Trainer:
         self.chains.load_tensors(tensors)
         self.zero_steps = dict(zip(self.zero_steps, tensors["zero_steps"].tolist(), strict=True))
         self.num_evaluations = float(tensors["num_evaluations"])
-        for group, optimiser in self.optimisers.items():
-            prefix = f"optimiser.{group}."
-            optimiser.load_state(
-                {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
-            )
+        state = {name.removeprefix(OPTIMISER): t for name, t in tensors.items() if name.startswith(OPTIMISER)}
+        load_optimiser_tensors(self.optimiser, self.names, state)
         if self.average is not None and average is not None:
-            for name, tensor in average.items():
-                self.average[name].copy_(tensor)
+            self.average.module.load_state_dict(dict(average))
+            self.average.n_averaged.copy_(tensors["num_averaged"])
 
 
 def describe_draws(draws: Draws) -> dict[str, Any]:

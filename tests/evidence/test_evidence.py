@@ -17,7 +17,7 @@ from thermograd.evidence import (
     stepping_stone,
     thermodynamic_integration,
 )
-from thermograd.evidence.annealing import FromBase, _spread_warnings
+from thermograd.evidence.annealing import _spread_warnings
 from thermograd.evidence.control_variates import controlled, stein_functions
 from thermograd.evidence.result import log_mean_exp
 from thermograd.evidence.thermodynamic import _quadrature_error
@@ -37,6 +37,7 @@ from thermograd.models.latent_ebm import LatentEBM
 from thermograd.models.latent_model import LatentModel
 from thermograd.models.linear_gaussian import LinearGaussian
 from thermograd.samplers.mala import MALA
+from thermograd.samplers.target import FromBase
 from thermograd.streams import stream
 
 

@@ -25,8 +25,9 @@ from thermograd.evaluation.settings import EvaluationSettings
 from thermograd.machine import resolve_device
 from thermograd.runs.checkpoint import list_checkpoints, load_checkpoint
 from thermograd.runs.folder import read_metrics
-from thermograd.runs.run import adapted_prior_chains, load_run
+from thermograd.runs.run import load_run
 from thermograd.runs.train import train_run
+from thermograd.samplers.prior import PriorSource
 from thermograd.training.builder import build_model, load_data
 from thermograd.training.samples import sample_images
 from thermograd.training.trainer import Trainer
@@ -142,7 +143,7 @@ def test_evaluating_and_sampling_in_between_does_not_change_training(tiny_config
     train_run(config, tmp_path / "parts", should_stop=stop_after(5))
     run = load_run(tmp_path / "parts")
     evaluate_run(run, QUICK)
-    sample_images(run.model, config.prior_chains, 8, 3)
+    sample_images(run.model, run.prior_chains, 8, 3)
     torch.rand(7)  # numbers drawn from torch's global stream belong to nobody
     train_run(config, tmp_path / "parts")
     assert final_files(tmp_path / "whole") == final_files(tmp_path / "parts")
@@ -478,11 +479,10 @@ def test_evaluation_records_what_was_measured_on_what(finished: tuple[RunConfig,
 
 
 def test_samples_are_a_function_of_the_seed(finished: tuple[RunConfig, Path]):
-    config, folder = finished
-    model = load_run(folder).model
-    once, again = (sample_images(model, config.prior_chains, 5, 1).images for _ in range(2))
+    run = load_run(finished[1])
+    once, again = (sample_images(run.model, run.prior_chains, 5, 1).images for _ in range(2))
     assert torch.equal(once, again)
-    assert not torch.equal(once, sample_images(model, config.prior_chains, 5, 2).images)
+    assert not torch.equal(once, sample_images(run.model, run.prior_chains, 5, 2).images)
 
 
 def test_initial_weights_are_a_function_of_the_seed(tiny_config: MakeConfig):
@@ -550,28 +550,30 @@ def test_swap_rates_too_low_are_told_at_the_end_of_an_epoch(tmp_path, tiny_confi
     assert all("is below 0.05" in line for line in told)
 
 
-def test_samples_take_the_step_size_that_mala_adapted(
+def test_samples_take_the_chains_and_the_step_size_that_training_left(
     tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    used: list[float] = []
+    used: list[PriorSource] = []
 
-    def record(model: Any, settings: Any, *args: Any) -> Any:
-        used.append(settings.step_size)
-        return sample_images(model, settings, *args)
+    def record(model: Any, source: PriorSource, *args: Any) -> Any:
+        used.append(source)
+        return sample_images(model, source, *args)
 
     for module in ("runs.train", "evaluation.evaluate"):
         monkeypatch.setattr(f"thermograd.{module}.sample_images", record)
-    config = tiny_config({**VANILLA, "prior_chains.kernel": "mala", "prior_chains.step_size": 0.01})
-    train_run(config, tmp_path / "run")
+    prior = {
+        "prior_chains.kernel": "mala",
+        "prior_chains.step_size": 0.01,
+        "prior_chains.start": "persistent",
+    }
+    train_run(tiny_config({**VANILLA, **prior}), tmp_path / "run")
     run = load_run(tmp_path / "run")
     evaluate_run(run, QUICK)
-    adapted = float(run.checkpoint.parts["training_state"]["prior_step_size"])
-    assert used[-2:] == [adapted, adapted]  # the last picture, and the evaluation
-    assert adapted != pytest.approx(0.01)
-    assert run.prior_chains == config.prior_chains.model_copy(update={"step_size": adapted})
-    assert load_run(tmp_path / "run").config == config
-    with_ula = tiny_config(VANILLA)
-    assert adapted_prior_chains(with_ula, torch.tensor(0.3)) == with_ula.prior_chains
+    state = run.checkpoint.parts["training_state"]
+    assert float(state["prior_step_size"]) != pytest.approx(0.01)
+    for source in used[-2:]:  # the last picture, and the evaluation
+        assert torch.equal(source.step_size, state["prior_step_size"])
+        assert torch.equal(source.stored, state["stored_prior"])
 
 
 def test_a_run_that_goes_on_on_another_device_is_told(tiny_config: MakeConfig, tmp_path: Path):

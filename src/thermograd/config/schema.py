@@ -83,6 +83,20 @@ class PriorChainsConfig(Section):
     step_size: PositiveFloat = Field(0.4, description="h")
     start: Literal["base", "persistent"] = "base"
     num_chains: PositiveInt | None = Field(None, description="M0; None for one a posterior chain")
+    num_updates: PositiveInt = Field(
+        1, description="steps of the energy for each of the generator, with the same posterior draws"
+    )
+    num_rungs: PositiveInt = Field(
+        1, description="of exp(-t E) p0, t from 0 to 1, that swap states; 1 for the prior alone"
+    )
+    num_sample_steps: PositiveInt | None = Field(
+        None, description="from a stored chain to a sample of a persistent prior; None for `num_steps`"
+    )
+
+    @property
+    def is_short_run(self) -> bool:
+        """Return whether chains begin at the base each time: then the energy learns a sampler, not a density."""
+        return self.start == "base"
 
 
 class PosteriorChainsConfig(Section):
@@ -298,6 +312,18 @@ class RunConfig(Section):
                 f"`prior_chains.num_chains` must be even for a noise_multiplier, got {self.prior_chains.num_chains}"
             )
         dealt = self.gradient.num_chains * self.training.batch_size
+        prior = self.prior_chains
+        own_bottom = self.gradient.needs_ladder and self.posterior_chains.exchange
+        plain = self.gradient.prior_rule == "contrast" and not self.gradient.noise_multiplier
+        if prior.num_updates > 1 and (own_bottom or not plain):
+            raise ValueError(
+                f"`prior_chains.num_updates` must be 1 with a noise_multiplier, another prior_rule than contrast, or "
+                f"ladders that exchange with t = 0, got {prior.num_updates}"
+            )
+        if prior.num_rungs > 1 and prior.is_short_run:
+            raise ValueError(
+                f"`prior_chains.num_rungs` must be 1 unless chains are persistent, got {prior.num_rungs}"
+            )
         if self.gradient.needs_ladder and self.prior_chains.num_chains not in (None, dealt):
             raise ValueError(
                 f"`prior_chains.num_chains` must be null or {dealt}, one a chain and image, with a ladder, "

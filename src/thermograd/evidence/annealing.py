@@ -32,7 +32,7 @@ from thermograd.evidence.result import Evidence, log_mean_exp
 from thermograd.ladders.schedules import check_schedule
 from thermograd.models.latent_model import LatentModel
 from thermograd.samplers.mala import MALA
-from thermograd.samplers.target import ChainState, Target
+from thermograd.samplers.target import FromBase, Target
 
 
 @dataclass(frozen=True)
@@ -52,22 +52,6 @@ class Annealed:
     log_weights: Tensor
     acceptance: Tensor
     num_evaluations: float
-
-
-@dataclass(frozen=True)
-class FromBase(Target):
-    """The path from the base distribution: the energy is annealed together with the likelihood."""
-
-    def evaluate(self, z: Tensor) -> ChainState:
-        """Evaluate at z with l - E in the place of l, and the base distribution in that of the prior."""
-        state = super().evaluate(z)
-        base_score = -z / self.model.base_std**2
-        return state._replace(
-            log_likelihood=state.log_likelihood - state.energy,
-            log_prior=-z.square().sum(-1) / (2 * self.model.base_std**2),
-            likelihood_score=state.likelihood_score + state.prior_score - base_score,
-            prior_score=base_score,
-        )
 
 
 def annealed_importance_sampling(

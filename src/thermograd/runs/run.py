@@ -9,14 +9,15 @@ from pathlib import Path
 
 import torch
 
-from thermograd.config.schema import PriorChainsConfig, RunConfig
+from thermograd.config.schema import RunConfig
 from thermograd.data import ImageDataset
 from thermograd.errors import InputError
 from thermograd.models.latent_ebm import LatentEBM
 from thermograd.runs.checkpoint import Checkpoint, load_checkpoint, load_last
 from thermograd.runs.folder import read_config, read_environment
-from thermograd.samplers.named import make_kernel
+from thermograd.samplers.prior import PriorSource
 from thermograd.training.builder import build_model, load_data
+from thermograd.training.prior_chains import prior_source
 from thermograd.training.trainer import Trainer
 
 # --- the run ---
@@ -39,9 +40,9 @@ class Run:
     checkpoint: Checkpoint
 
     @property
-    def prior_chains(self) -> PriorChainsConfig:
-        """The settings of the prior chains, with the step size of MALA as adapted by this checkpoint."""
-        return adapted_prior_chains(self.config, self.checkpoint.parts["training_state"]["prior_step_size"])
+    def prior_chains(self) -> PriorSource:
+        """Where samples of the prior come from: its chains and their step size at this checkpoint."""
+        return prior_source(self.config, self.checkpoint.parts["training_state"])
 
     def data(self, split: str = "train") -> ImageDataset:
         """Load the run's images."""
@@ -79,13 +80,6 @@ def load_run(folder: Path | str, checkpoint: str | None = None) -> Run:
     model = build_model(config)
     model.load_state_dict(dict(loaded.parts.get("ema", loaded.parts["model"])))
     return Run(folder, config, model, loaded)
-
-
-def adapted_prior_chains(config: RunConfig, step_size: torch.Tensor) -> PriorChainsConfig:
-    """Return a run's settings of the prior chains, with the step size that their kernel has adapted."""
-    if make_kernel(config.prior_chains.kernel, 1.0).target_acceptance is None:
-        return config.prior_chains
-    return config.prior_chains.model_copy(update={"step_size": float(step_size)})
 
 
 def check_same(checkpoint: Checkpoint, config: RunConfig, data: ImageDataset | None = None) -> None:

@@ -26,7 +26,7 @@ from thermograd.runs.folder import (
 from thermograd.runs.metrics import Extent, MetricsFile
 from thermograd.runs.opening import open_run
 from thermograd.runs.pictures import image_grid, pairs_grid, save_curves, save_png
-from thermograd.runs.run import adapted_prior_chains, check_same, restore, use_threads
+from thermograd.runs.run import check_same, restore, use_threads
 from thermograd.training.builder import batch_images, build_model, load_data
 from thermograd.training.probe import Probe
 from thermograd.training.samples import sample_images, sample_posterior
@@ -218,8 +218,7 @@ class _Loop:
         config, folder = self.config, self.folder / "samples"
         model = build_model(config)
         model.load_state_dict(self.trainer.weights())
-        chains = adapted_prior_chains(config, self.trainer.chains.prior_step_size)
-        samples = sample_images(model, chains, 64, config.seed)
+        samples = sample_images(model, self.trainer.chains.prior.source, 64, config.seed)
         save_png(image_grid(samples.images), folder / f"samples_epoch_{epoch:04d}.png")
         x = batch_images(config, self.data, range(min(32, len(self.data))), 0, self.trainer.device)
         posterior = sample_posterior(model, x, config.seed, step_size=config.posterior_chains.step_size)

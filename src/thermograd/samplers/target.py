@@ -100,6 +100,22 @@ class Target:
         )
 
 
+@dataclass(frozen=True)
+class FromBase(Target):
+    """The path from the base distribution: the energy is annealed, with the likelihood where there are images."""
+
+    def evaluate(self, z: Tensor) -> ChainState:
+        """Evaluate at z with l - E in the place of l, and the base distribution in that of the prior."""
+        state = super().evaluate(z)
+        base_score = -z / self.model.base_std**2
+        return state._replace(
+            log_likelihood=state.log_likelihood - state.energy,
+            log_prior=-z.square().sum(-1) / (2 * self.model.base_std**2),
+            likelihood_score=state.likelihood_score + state.prior_score - base_score,
+            prior_score=base_score,
+        )
+
+
 def columns(values: Tensor) -> Tensor:
     """Return values per rung (K,) as (K, 1, 1), or per rung and image (K, B) as (K, 1, B), to meet chains (K, M, B)."""
     return values.view(-1, 1, 1) if values.dim() == 1 else values.unsqueeze(1)

@@ -30,9 +30,10 @@ from thermograd.ladders.schedules import (
 from thermograd.models.latent_model import LatentModel
 from thermograd.samplers.kernel import adapted_step_size
 from thermograd.samplers.named import make_kernel
-from thermograd.samplers.prior import PriorDraws, sample_prior
+from thermograd.samplers.prior import PriorDraws
 from thermograd.samplers.target import Target, columns
 from thermograd.streams import stream
+from thermograd.training.prior_chains import PriorChains
 
 LARGEST_STORE = 4 * 2**30
 """Bytes of stored chains beyond which a run is refused; fewer rungs, chains or images make them smaller."""
@@ -77,17 +78,14 @@ class Chains:
         self.runs_prior_chains = self.bottom != "chains" or chains.start == "prior"
         self.schedule = make_schedule(gradient.schedule, gradient.num_rungs)
         self.step_sizes = torch.full((gradient.num_rungs,), chains.step_size, device=self.device)
-        self.prior_step_size = torch.tensor(config.prior_chains.step_size, device=self.device)
         self.moments = RunningMoments(gradient.num_rungs, decay=0.99)
         self.swap_rates: Tensor | None = None
         self.stored = self._make_store(model, num_images) if chains.start == "persistent" else None
         shape = (0, 0, 0) if self.stored is None else self.stored.shape[:3]
         self.log_factors = torch.zeros(shape[:2], device=self.device)
         self.num_still = torch.zeros(shape, dtype=torch.int16, device=self.device)
-        self.stored_prior = None
-        if config.prior_chains.start == "persistent" and self.runs_prior_chains:
-            generator = self.stream("stored-prior", 0)
-            self.stored_prior = model.sample_base((self._num_prior_chains(),), generator)
+        persists = self.runs_prior_chains and not config.prior_chains.is_short_run
+        self.prior = PriorChains(config, model, persists, self.stream)
 
     @property
     def num_running_rungs(self) -> int:
@@ -111,10 +109,6 @@ class Chains:
             )
         return model.sample_base(shape, self.stream("stored-chains", 0))
 
-    def _num_prior_chains(self) -> int:
-        settings = self.config
-        return settings.prior_chains.num_chains or settings.gradient.num_chains * settings.training.batch_size
-
     # --- a visit ---
 
     def draw(self, model: LatentModel, x: Tensor, index: Tensor, step: int, name: str = "") -> Draws:
@@ -127,15 +121,8 @@ class Chains:
             step: counter of the random streams, and of the visits whose parity says which rungs swap first.
             name: prefix of the random streams; measurements have one of their own.
         """
-        config, chains = self.config, self.config.posterior_chains
-        prior = None
-        if self.runs_prior_chains:
-            generator = self.stream(f"{name}prior-chains", step)
-            start = self.stored_prior
-            if start is None:
-                start = model.sample_base((self._num_prior_chains(),), generator)
-            kernel = make_kernel(config.prior_chains.kernel, self.prior_step_size)
-            prior = sample_prior(model, kernel, config.prior_chains.num_steps, start, generator)
+        chains = self.config.posterior_chains
+        prior = self.prior.draw(model, step, name) if self.runs_prior_chains else None
         latents = None if prior is None else prior.latents
         generator = self.stream(f"{name}posterior-chains", step)
         sampler = self.sampler(index)
@@ -189,8 +176,8 @@ class Chains:
             self.stored[index] = position.permute(2, 0, 1, 3)
             kept = torch.where(lost, 0, still).clamp(max=LONGEST_STAND).to(torch.int16)
             self.num_still[index] = kept.permute(2, 0, 1)
-        if self.stored_prior is not None and draws.prior is not None:
-            self.stored_prior = draws.prior.latents
+        if draws.prior is not None:
+            self.prior.keep(draws.prior)
         gain = chains.adaptation_gain
         rungs = slice(-self.num_running_rungs, None)  # a rung of dealt draws has no step size to adapt
         acceptance, target = info.acceptance[rungs], make_kernel(chains.kernel, 1.0).target_acceptance
@@ -199,10 +186,6 @@ class Chains:
         if self.stored is not None and target is not None:
             moved = self.log_factors[index].T + chains.image_gain * (acceptance - mean.unsqueeze(1))
             self.log_factors[index] = moved.clamp(-LARGEST_LOG_FACTOR, LARGEST_LOG_FACTOR).T
-        if draws.prior is not None:
-            target = make_kernel(self.config.prior_chains.kernel, 1.0).target_acceptance
-            found = torch.tensor(draws.prior.acceptance)
-            self.prior_step_size = adapted_step_size(self.prior_step_size, found, target, gain)
         self._adapt_schedule(draws, step)
         return record
 
@@ -248,27 +231,21 @@ class Chains:
 
     def tensors(self) -> dict[str, Tensor]:
         """Return all that a resumed run needs."""
-        tensors = {
-            "schedule": self.schedule,
-            "step_sizes": self.step_sizes,
-            "prior_step_size": self.prior_step_size,
-        }
+        tensors = {"schedule": self.schedule, "step_sizes": self.step_sizes} | self.prior.tensors()
         tensors |= {f"moments.{name}": tensor for name, tensor in self.moments.tensors().items()}
         if self.stored is not None:
             tensors |= {"log_factors": self.log_factors, "num_still": self.num_still}
-        optional = {"stored": self.stored, "stored_prior": self.stored_prior, "swap_rates": self.swap_rates}
+        optional = {"stored": self.stored, "swap_rates": self.swap_rates}
         return tensors | {name: tensor for name, tensor in optional.items() if tensor is not None}
 
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         """Take back what `tensors` returned."""
         self.schedule = tensors["schedule"]
         self.step_sizes = tensors["step_sizes"].to(self.device)
-        self.prior_step_size = tensors["prior_step_size"].to(self.device)
+        self.prior.load_tensors(tensors)
         self.moments.load({name: tensors[f"moments.{name}"] for name in self.moments.tensors()})
         if self.stored is not None:
             self.stored = tensors["stored"].to(self.device)
             self.log_factors = tensors["log_factors"].to(self.device)
             self.num_still = tensors["num_still"].to(self.device)
-        if self.stored_prior is not None:
-            self.stored_prior = tensors["stored_prior"].to(self.device)
         self.swap_rates = tensors.get("swap_rates")

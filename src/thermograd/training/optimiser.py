@@ -21,7 +21,7 @@ Tensors = Mapping[str, Tensor]
 
 
 class CleanAdam(torch.optim.Optimizer):
-    """Adam, climbing, with second moments from `clean`, gradients in the order of the parameters.
+    """Adam, climbing, with second moments from `clean`; a parameter without a gradient stays where it is.
 
     Args:
         params: as torch's optimisers take them.
@@ -47,6 +47,8 @@ class CleanAdam(torch.optim.Optimizer):
             b1, b2 = group["betas"]
             for parameter in group["params"]:
                 state, gradient = self.state[parameter], parameter.grad
+                if gradient is None:
+                    continue
                 if not state:
                     state |= {"step": torch.tensor(0.0)}
                     state |= {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}

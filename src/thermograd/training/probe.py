@@ -93,9 +93,9 @@ def estimator_config(config: RunConfig, estimator: str, changes: Changes) -> Run
     elif chains["start"] == "persistent" and not same:
         chains["start"] = "base"
     batch_size = changes.batch_size or config.training.batch_size
-    if not same or batch_size != config.training.batch_size:
-        prior["start"] = "base"  # stored chains of the prior are of another number
-        prior["num_chains"] = prior["num_chains"] if num_rungs == 2 else None
+    prior["num_updates"] = 1
+    if (not same or batch_size != config.training.batch_size) and num_rungs > 2:
+        prior["num_chains"] = None  # as many as are dealt out
     values["training"]["batch_size"] = batch_size
     return validate_config(values)
 
@@ -142,8 +142,7 @@ def make_samplers(
 def _make_chains(own: Chains, model: LatentModel, config: RunConfig, x: Tensor, stored: bool) -> Chains:
     """Return the chains of another estimator, at the run's temperatures and step sizes where they fit."""
     chains = Chains(config, model, num_images=1)  # a store of its own is never used
-    chains.prior_step_size = own.prior_step_size
-    chains.stored_prior = own.stored_prior if chains.stored_prior is not None else None
+    chains.prior.borrow(own.prior, model, stream(own.config.seed, "probe-prior", 0, own.device))
     gradient, settings, run = config.gradient, config.posterior_chains, own.config
     same_rungs = gradient.num_rungs == run.gradient.num_rungs
     if settings.start == "persistent":

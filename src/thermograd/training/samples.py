@@ -5,14 +5,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from thermograd.config.schema import PriorChainsConfig
 from thermograd.ladders.ladder import Ladder, LadderSampler
 from thermograd.ladders.schedules import power_schedule
 from thermograd.models.latent_ebm import LatentEBM
 from thermograd.models.latent_model import LatentModel
 from thermograd.samplers.mala import MALA
 from thermograd.samplers.named import make_kernel
-from thermograd.samplers.prior import sample_prior
+from thermograd.samplers.prior import PriorSource, sample_prior
 from thermograd.streams import stream
 
 
@@ -32,27 +31,27 @@ class Samples:
 
 
 def sample_images(
-    model: LatentEBM, settings: PriorChainsConfig, num_images: int, seed: int, batch_size: int = 1000
+    model: LatentEBM, source: PriorSource, num_images: int, seed: int, batch_size: int = 1000
 ) -> Samples:
-    """Sample the prior from the base distribution by the run's own chains, and decode the draws.
+    """Sample the prior as the run does, and decode the draws.
 
-    Chains that training kept from step to step (`start: persistent`) begin at the base distribution here, so that
-    samples depend on nothing but the model and the seed; give such runs `num_steps` that suffice from there.
+    Chains that persist in training are run on: each image begins at a copy of a stored chain and takes
+    `prior_chains.num_sample_steps`. Short chains begin at the base distribution and take `prior_chains.num_steps`.
 
     Args:
         model: the model.
-        settings: kernel, steps and step size of the prior chains, e.g. `run.prior_chains`.
+        source: the run's prior chains, e.g. `run.prior_chains`.
         num_images: N.
         seed: of the stream "samples"; the same seed gives the same images.
         batch_size: images at once.
     """
     device = next(model.parameters()).device
+    kernel = make_kernel(source.settings.kernel, source.step_size.to(device))
     parts = []
     for first in range(0, num_images, batch_size):
         generator = stream(seed, "samples", first, device)
-        start = model.sample_base((min(batch_size, num_images - first),), generator)
-        kernel = make_kernel(settings.kernel, settings.step_size)
-        draws = sample_prior(model, kernel, settings.num_steps, start, generator)
+        start = source.start(model, min(batch_size, num_images - first), generator)
+        draws = sample_prior(model, kernel, source.num_steps, start.to(device), generator)
         parts.append(Samples(draws.latents, draws.energy, model.decode(draws.latents)))
     return Samples(
         torch.cat([part.latents for part in parts]),

@@ -6,7 +6,7 @@ from streams named after what they are for and the step, so a step is a function
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -109,6 +109,10 @@ class Trainer:
         gradient, clean = self._gradient(x, draws.ladder, step)
         record = self._update(gradient, clean, step, epoch)
         kept = self.chains.keep(self.model, x, draws, index, step)
+        for update in range(1, self.config.prior_chains.num_updates):
+            self._update_energy(x, draws, step, epoch, update)
+        if self.average is not None:
+            self.average.update_parameters(self.model)
         self.num_evaluations += draws.info.num_evaluations * len(x) + kept.get("restart_evaluations", 0.0)
         cautions = [asdict(caution) for caution in ladder_warnings(draws.info)]
         return describe_draws(draws) | record | kept | {"warnings": cautions}
@@ -133,15 +137,26 @@ class Trainer:
             return backward(noisy), None
         return backward(noisy), backward(compute_weights(ladder, self.estimator, self.prior_rule))
 
+    def _update_energy(self, x: Tensor, draws: Draws, step: int, epoch: int, update: int) -> None:
+        """Do a further step of the energy alone: the same posterior draws, the prior's chains run on."""
+        prior = self.chains.prior.draw(self.model, step, update=update)
+        check_draws(replace(draws, prior=prior), self.config.training.largest_latent, step)
+        ladder = replace(draws.ladder, prior_latents=prior.latents, prior_score=None)
+        weights = compute_weights(ladder, self.estimator, self.prior_rule)
+        weights = weights._replace(log_likelihood=torch.zeros_like(weights.log_likelihood))
+        gradient = learning_gradient(self.model, x, ladder, weights)
+        self._update({name: gradient[name] for name in self.groups["prior"]}, None, step, epoch)
+        self.chains.prior.keep(prior)
+
     def _update(
         self, gradient: dict[str, Tensor], clean: dict[str, Tensor] | None, step: int, epoch: int
     ) -> dict[str, float]:
-        """Move the parameters up the gradient, and return lengths of gradients and moves."""
+        """Move the parameters that a gradient is given of up it, and return lengths of gradients and moves."""
         settings, record = self.config.optimiser, {}
         count_zero_gradients(self.zero_steps, gradient, self.config.training.zero_gradient_steps, step)
         before = [parameter.detach().clone() for parameter in self.names]
         for parameter, name in self.names.items():
-            parameter.grad = gradient[name]
+            parameter.grad = gradient.get(name)
         for group, tensors in self.groups.items():
             longest = math.inf if settings.clip_norm is None else settings.clip_norm
             norm = torch.nn.utils.clip_grad_norm_(tensors.values(), longest)
@@ -149,7 +164,7 @@ class Trainer:
             record[f"gradient_norm_{group}"] = float(norm)
         if isinstance(self.optimiser, CleanAdam):
             source = gradient if clean is None else clean
-            self.optimiser.clean = {parameter: source[name] for parameter, name in self.names.items()}
+            self.optimiser.clean = {p: source[name] for p, name in self.names.items() if name in source}
         for (
             group_of_parameters
         ) in self.optimiser.param_groups:  # a function of the epoch, so there is no state to keep
@@ -161,8 +176,6 @@ class Trainer:
             length = sum((moves[p] for p in tensors.values()), torch.zeros(())).sqrt()
             check_finite(f"update of the {group}", length, step)
             record[f"update_length_{group}"] = float(length)
-        if self.average is not None:
-            self.average.update_parameters(self.model)
         return record
 
     # --- saving ---
@@ -205,7 +218,7 @@ def describe_draws(draws: Draws) -> dict[str, Any]:
         "num_evaluations": info.num_evaluations,
     }
     if prior is not None:
-        record |= {"acceptance_prior": prior.acceptance, "score_norm_prior": prior.score_norm}
+        record |= {"acceptance_prior": float(prior.acceptance.mean()), "score_norm_prior": prior.score_norm}
     for name, values in (
         ("inverse_temperature", ladder.inverse_temperatures),
         ("expected_log_likelihood", ladder.log_likelihood.mean((1, 2))),

@@ -36,6 +36,17 @@ class Caution:
         return replace(self, text=f"{name}: {self.text}")
 
 
+def shown(text: str) -> str:
+    """Return text for a terminal: what would move the cursor, change colours or turn the line is spelt out."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def one_line(text: str, most: int = 1000) -> str:
+    """Return a message as one line of bounded length that a terminal shows as it is."""
+    line = shown(" ".join(text.split()))
+    return line if len(line) <= most else f"{line[:most]} ... ({len(line) - most:,} more characters)"
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an exception says that memory ran out: Python's, a GPU's, or torch's on a CPU."""
     # Torch is not imported here; its error on a CPU is a RuntimeError that only its text tells from others.

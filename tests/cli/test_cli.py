@@ -403,7 +403,7 @@ def test_a_full_disk_is_exit_1_and_one_line(
     assert cli.run(["sample", str(trained)]) == 1
     errors = capsys.readouterr().err
     assert errors.count("\n") == 1
-    assert "No space left on device" in errors
+    assert "the disk is full: make room and start again (samples.png)." in errors
     assert "defect" not in errors
 
 

@@ -541,7 +541,7 @@ def test_a_measurement_of_ones_own_does_not_change_the_study(finished: Path, tmp
 
 def test_a_damaged_study_is_one_line(finished: Path, tmp_path: Path):
     (tmp_path / "study.json").write_text('{"runs": [')
-    with pytest.raises(InputError, match=r"is damaged: study.json can not be read"):
+    with pytest.raises(InputError, match=r"study.json is damaged: it is not JSON"):
         open_study(tmp_path)
     with pytest.raises(InputError, match="`sql` must be a question with an answer, got ''"):
         query_study(finished, "")
@@ -616,6 +616,7 @@ def test_adding_keeps_what_was_named_before(tiny_study: MakeStudy, finished: Pat
         "running": 0,
         "interrupted": 0,
         "failed": 0,
+        "damaged": 0,
         "done": 4,
     }
     pd.testing.assert_frame_equal(load_study(path), load_study(finished))

@@ -6,12 +6,13 @@ stderr; `--debug` shows the traceback. Verbs import what they need when they run
 
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 
 import click
 
 from thermograd.cli import data, doctor, measure, report, study, train, validate, variance
-from thermograd.errors import InputError, RunError
+from thermograd.errors import InputError, RunError, failure, is_out_of_memory, one_line
 from thermograd.version import __version__
 
 
@@ -45,6 +46,17 @@ for command in (
     app.add_command(command)
 
 
+DAMAGE = (
+    "SafetensorError",
+    "UnicodeDecodeError",
+    "JSONDecodeError",
+    "RecursionError",
+    "BadZipFile",
+    "EOFError",
+)
+"""What libraries raise for a file that is not what its name says, by name, since they are imported when needed."""
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its code."""
     sys.exit(run(sys.argv[1:] if arguments is None else list(arguments)))
@@ -53,6 +65,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def run(arguments: list[str]) -> int:
     """Run the command line and return its exit code."""
     debug = "--debug" in arguments
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_warning
+        return _run(arguments, debug)
+
+
+def _run(arguments: list[str], debug: bool) -> int:
     try:
         # Without its standalone mode click returns the code of an `Exit` instead of raising it.
         code = app.main([word for word in arguments if word != "--debug"], standalone_mode=False)
@@ -73,16 +91,22 @@ def run(arguments: list[str]) -> int:
         return _fail("stopped.", 130, debug)
     except BrokenPipeError:
         return 1
-    except OSError as error:
-        return _fail(str(error), 1, debug)
     except Exception as error:
+        if isinstance(error, OSError) or is_out_of_memory(error):
+            return _fail(f"{failure(error)}.", 1, debug)
+        if type(error).__name__ in DAMAGE:
+            return _fail(f"a file that was read is damaged ({failure(error)}).", 2, debug)
         message = " ".join(f"{type(error).__name__}: {error}".split())
         return _fail(f"a defect of thermograd, please report it with --debug: {message}", 1, debug)
     return code if isinstance(code, int) else 0
 
 
+def _show_warning(message: Warning | str, *place: object, **more: object) -> None:
+    print(f"warning: {one_line(str(message))}", file=sys.stderr)
+
+
 def _fail(message: str, code: int, debug: bool) -> int:
     if debug:
         traceback.print_exc()
-    print(f"thermograd: {message}", file=sys.stderr)
+    print(f"thermograd: {one_line(message)}", file=sys.stderr)
     return code

@@ -2,14 +2,15 @@
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 
-from thermograd.errors import InputError, nearest
-from thermograd.files import parse_yaml
+from thermograd.errors import InputError, nearest, shown
+from thermograd.files import hold, parse_yaml
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object, for machines.")
 folder_argument = click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
@@ -45,6 +46,20 @@ def parse_value(text: str, name: str = "value") -> Any:
     return parse_yaml(text, name)
 
 
+@contextmanager
+def holding(folder: Path | None, verb: str) -> Iterator[None]:
+    """Hold a run folder for this process alone; what is none is left to whoever reads it.
+
+    Raises:
+        InputError: another process trains or measures this run.
+    """
+    if folder is None or not (folder / "config.yaml").is_file():
+        yield
+        return
+    with hold(folder, verb):
+        yield
+
+
 def emit(record: dict[str, Any], as_json: bool, text: str | Callable[[], None]) -> None:
     """Print a result: one JSON object for machines, text for people."""
     if as_json:
@@ -69,13 +84,16 @@ def print_table(title: str | None, columns: Sequence[str], rows: Sequence[Sequen
     from rich import box
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    # As text, in which [/red] is a name and no colour.
+    heading = None if title is None else Text(shown(title))
+    table = Table(title=heading, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for i, column in enumerate(columns):
         numeric = bool(rows) and all(_is_number(row[i]) for row in rows)
-        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+        table.add_column(Text(shown(column)), justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(str(cell) for cell in row))
+        table.add_row(*(Text(shown(str(cell))) for cell in row))
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=max(console.width, 160))

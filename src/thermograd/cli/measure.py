@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from thermograd.cli.common import emit, folder_argument, json_option, print_table
+from thermograd.cli.common import emit, folder_argument, holding, json_option, print_table
 from thermograd.errors import InputError
 
 if TYPE_CHECKING:
@@ -120,12 +120,13 @@ def evaluate(
     if gradient_batches in (1, 2):
         raise InputError(f"`--gradient-batches` must be 0, or at least 3, got {gradient_batches}.")
     records = []
-    for name in _checkpoints(folder, checkpoint):
-        measured = load_run(folder, name)
-        records.append(evaluate_run(measured, settings))
-        if gradient_batches:
-            own = own_settings(measured, split, num_batches=gradient_batches, seed=seed)
-            records.append(variance_of_run(measured, own))
+    with holding(folder, "evaluate"):
+        for name in _checkpoints(folder, checkpoint):
+            measured = load_run(folder, name)
+            records.append(evaluate_run(measured, settings))
+            if gradient_batches:
+                own = own_settings(measured, split, num_batches=gradient_batches, seed=seed)
+                records.append(variance_of_run(measured, own))
 
     def text() -> None:
         for record in records:
@@ -255,15 +256,16 @@ def evidence(
     from thermograd.evaluation.evidence import evidence_of_run
     from thermograd.runs.run import load_run
 
-    record = evidence_of_run(
-        load_run(folder),
-        split=split,
-        num_images=num,
-        method=method,
-        num_rungs=num_rungs,
-        num_steps=num_steps,
-        seed=seed,
-    )
+    with holding(folder, "evidence"):
+        record = evidence_of_run(
+            load_run(folder),
+            split=split,
+            num_images=num,
+            method=method,
+            num_rungs=num_rungs,
+            num_steps=num_steps,
+            seed=seed,
+        )
     rows = [
         (name.replace("_", " "), f"{value:.5g}" if isinstance(value, float) else value)
         for name, value in record.items()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from thermograd.cli.common import emit, folder_argument, json_option, print_table
-from thermograd.errors import InputError
+from thermograd.errors import InputError, one_line
 
 if TYPE_CHECKING:
     from thermograd.study.folder import StudyFolder
@@ -170,13 +170,13 @@ def _run(
         remote_client,
         run_study,
     )
-    from thermograd.study.folder import is_done
+    from thermograd.study.folder import needs_work
     from thermograd.study.results import write_tables
     from thermograd.study.work import prepare_features
 
     num_gpus = 0
     causes: dict[str, str] = {}
-    if all(is_done(folder.run_folder(each.identity), folder.study.evaluation) for each in folder.runs):
+    if not any(needs_work(folder, each) for each in folder.runs):
         click.echo("All runs are done.", err=True)
     else:
         prepare_features(folder)
@@ -194,7 +194,7 @@ def _run(
                 client,
                 max_attempts=attempts,
                 num_gpus=num_gpus,
-                on_event=lambda line: click.echo(line, err=True),
+                on_event=lambda line: click.echo(one_line(line), err=True),
             )
     files = write_tables(folder.path)
     record = {
@@ -205,7 +205,7 @@ def _run(
         "files": [str(file) for file in files],
     }
     lines = [f"{record['num_done']} of {record['num_runs']} runs done: {folder.path}"]
-    lines += [f"  failed {identity}: {cause}" for identity, cause in causes.items()]
+    lines += [f"  failed {identity}: {one_line(cause)}" for identity, cause in causes.items()]
     emit(record, as_json, "\n".join([*lines, *(f"  {file}" for file in files)]))
     if causes:
         raise click.exceptions.Exit(1)
@@ -257,7 +257,8 @@ def _print_status(record: dict[str, Any]) -> None:
 @json_option
 def query(folder: Path, sql: str, out: Path | None, as_json: bool) -> None:
     """Answer SQL over the study in DIR with DuckDB; `results` and `metrics` are its tables."""
-    from thermograd.study.results import query_study
+    from thermograd.files import write_atomically, written_whole
+    from thermograd.study.results import csv_text, query_study
 
     if out is not None and out.suffix not in (".csv", ".parquet"):
         raise InputError(f"`--out` must end in .csv or .parquet, got {out}.")
@@ -268,9 +269,10 @@ def query(folder: Path, sql: str, out: Path | None, as_json: bool) -> None:
         rows = json.loads(frame.to_json(orient="records"))
         emit({"rows": rows}, as_json, frame.to_string(index=False))
     elif out.suffix == ".csv":
-        frame.to_csv(out, index=False)
+        write_atomically(out, csv_text(frame))
     else:
-        frame.to_parquet(out, index=False)
+        with written_whole(out) as aside:
+            frame.to_parquet(aside, index=False)
 
 
 @study.command(hidden=True)

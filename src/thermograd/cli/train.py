@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from thermograd.cli.common import OVERRIDES, emit, folder_argument, json_option, parse_overrides
-from thermograd.errors import InputError
+from thermograd.errors import InputError, one_line
 
 if TYPE_CHECKING:
     from thermograd.config.schema import RunConfig
@@ -136,7 +136,7 @@ def _progress(quiet: bool) -> Iterator[tuple[Any, Any]]:
         yield None, lambda message: print(json.dumps({"message": message}), file=sys.stderr)
         return
     if not console.is_terminal:
-        yield _print_now_and_then, lambda message: print(message, file=sys.stderr)
+        yield _print_now_and_then, lambda message: print(one_line(message), file=sys.stderr)
         return
     columns = (
         TextColumn("training"),
@@ -154,7 +154,7 @@ def _progress(quiet: bool) -> Iterator[tuple[Any, Any]]:
             note = f"log p(x|z) {record['log_likelihood']:.1f}"
             progress.update(task, completed=step, total=num_steps, note=note)
 
-        yield on_step, console.print
+        yield on_step, lambda message: console.print(one_line(message), markup=False)
 
 
 def _print_now_and_then(step: int, num_steps: int, record: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from thermograd.cli.common import emit, folder_argument, json_option, print_table
+from thermograd.cli.common import emit, folder_argument, holding, json_option, print_table
 
 if TYPE_CHECKING:
     from thermograd.evaluation.records import Record
@@ -110,7 +110,10 @@ def variance(
         split=split,
         seed=seed,
     )
-    record = variance_of_run(load_run(folder, checkpoint), settings, lambda line: click.echo(line, err=True))
+    with holding(folder, "variance"):
+        record = variance_of_run(
+            load_run(folder, checkpoint), settings, lambda line: click.echo(line, err=True)
+        )
 
     def text() -> None:
         _print_table(record, rows_of(record))

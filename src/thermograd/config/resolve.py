@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from thermograd.config.schema import RunConfig
-from thermograd.errors import InputError, nearest
+from thermograd.errors import InputError, nearest, shown
 from thermograd.files import read_yaml
 
 Kind = TypeVar("Kind", bound=BaseModel)
@@ -50,6 +50,8 @@ def resolve(
         InputError: one line that names each field and value at fault.
     """
     requested = read_yaml(file) if file is not None else {}
+    if requested.get("preset", preset) != preset:
+        raise InputError(f"`preset` is {requested['preset']!r} in {file}, and {preset!r} was asked for.")
     for dotted, value in (overrides or {}).items():
         _set(requested, dotted, value)
     return validate_config(_merge(load_preset(preset), requested)), requested
@@ -73,14 +75,14 @@ def validate(kind: type[Kind], values: Mapping[str, Any]) -> Kind:
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        raise InputError(" ".join(_describe(error, kind))) from None
+        raise InputError(shown(" ".join(_describe(error, kind)))) from None
 
 
 def _describe(error: ValidationError, root: type[BaseModel]) -> list[str]:
     """Return a sentence for each error, with the dotted field and the value."""
     sentences = []
     for item in error.errors():
-        dotted = ".".join(str(part) for part in item["loc"])
+        dotted = ".".join(str(part) for part in item["loc"] if part != "[key]")
         if item["type"] == "extra_forbidden":
             *parents, last = [str(part) for part in item["loc"]]
             names = list(_section(root, parents).model_fields)
@@ -116,7 +118,8 @@ def _set(values: dict[str, Any], dotted: str, value: Any) -> None:
         if not isinstance(inner, dict):
             raise InputError(f"`{dotted}` is not a setting: `{name}` is a value, {inner!r}.")
         values = inner
-    values[last] = value
+    before = values.get(last)
+    values[last] = _merge(before, value) if isinstance(before, dict) and isinstance(value, Mapping) else value
 
 
 def _merge(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:

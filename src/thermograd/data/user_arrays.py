@@ -52,12 +52,30 @@ def read_array_file(path: Path) -> dict[str, Arrays]:
         import h5py
 
         with h5py.File(path, "r") as file:
-            names = [str(name) for name in file if isinstance(file[str(name)], h5py.Dataset)]
+            names = [str(name) for name in file if _is_dataset(file, str(name), path)]
             return _read_keys(names, file.__getitem__, path)
     except InputError:
         raise
     except READ_ERRORS as error:
         raise InputError(f"`data` file {path} is damaged or unreadable: {error}.") from error
+
+
+def _is_dataset(file: Any, name: str, path: Path) -> bool:
+    """Return whether a name in an HDF5 file is a data set; what reads other files, or goes round in links, is refused.
+
+    Raises:
+        InputError: a link that is not a hard one, or data that are external or virtual.
+    """
+    import h5py
+
+    if not isinstance(file.get(name, getlink=True), h5py.HardLink):
+        raise InputError(f"`data` file {path}: {name} is a link, which is not followed.")
+    found = file[name]
+    if not isinstance(found, h5py.Dataset):
+        return False
+    if found.external or found.is_virtual:
+        raise InputError(f"`data` file {path}: {name} takes its data from other files, which are not read.")
+    return True
 
 
 def _read_keys(names: Iterable[str], get: Callable[[str], Any], path: Path) -> dict[str, Arrays]:

@@ -16,6 +16,8 @@ from thermograd.evidence import (
     Method,
     estimate_evidence,
 )
+from thermograd.files import written_whole
+from thermograd.runs.pictures import own_style
 from thermograd.runs.run import Run
 from thermograd.streams import stream
 from thermograd.training.builder import batch_images
@@ -110,6 +112,7 @@ def write_table(evidence: Evidence, file: Path) -> Path:
     return file
 
 
+@own_style()
 def draw_path(evidence: Evidence, file: Path, title: str) -> Path:
     """Draw E_t[l] against t, mean over images, with the band of one standard deviation of l under p_t."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -128,7 +131,7 @@ def draw_path(evidence: Evidence, file: Path, title: str) -> Path:
             t[first:], (centre - spread)[first:], (centre + spread)[first:], color="#1b6ca8", alpha=0.2
         )
         axes.plot(t[first:], centre[first:], marker="o", markersize=3, color="#1b6ca8")
-        axes.set(xlabel="inverse temperature t", ylabel="$E_t[\\ell]$, nats an image")
+        axes.set(xlabel="inverse temperature t", ylabel="E_t[l], nats per image")
         axes.set_title("whole path" if first == 0 else f"from t = {float(t[first]):.2g} on")
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25)
@@ -136,5 +139,6 @@ def draw_path(evidence: Evidence, file: Path, title: str) -> Path:
     figure.suptitle(
         f"{title}: log p(x) = {log_evidence:.1f}, the area under the curve; band: sd of l under p_t"
     )
-    figure.savefig(file, dpi=130)
+    with written_whole(file) as aside:
+        figure.savefig(aside, dpi=130)
     return file

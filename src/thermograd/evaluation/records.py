@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from thermograd.errors import InputError
+from thermograd.files import read_text
 
 if TYPE_CHECKING:
     from thermograd.data import ImageDataset
@@ -109,16 +110,16 @@ def read_records(folder: Path, kind: Kind | None = None, source: Source | None =
     file = folder / FILE
     found: dict[str, Record] = {}
     torn = []
-    names = {field.name for field in fields(Record)}
-    for number, line in enumerate(file.read_text().splitlines() if file.is_file() else [], 1):
+    text = read_text(file, "measurements") if file.exists() else ""
+    for number, line in enumerate(text.splitlines(), 1):
         if not line:
             continue
         try:
             values = json.loads(line)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             torn.append(number)
             continue
-        if not isinstance(values, dict) or set(values) != names:
+        if not _is_record(values):
             raise InputError(f"`measurements` {file}, line {number}, is not a measurement of this version.")
         record = Record(**values)
         found[record.key] = record
@@ -128,6 +129,16 @@ def read_records(folder: Path, kind: Kind | None = None, source: Source | None =
     return [
         record for record in found.values() if kind in (None, record.kind) and source in (None, record.source)
     ]
+
+
+def _is_record(values: Any) -> bool:
+    types: dict[str, type] = {name: str for name in (field.name for field in fields(Record))}
+    types |= {"step": int, "epoch": int, "seed": int, "settings": dict, "values": dict}
+    return (
+        isinstance(values, dict)
+        and set(values) == set(types)
+        and all(isinstance(values[name], kind) for name, kind in types.items())
+    )
 
 
 def plain(value: Any) -> Any:

@@ -8,14 +8,14 @@
 | `rungs` | a rung of the last training record or measured variance of a run |
 """
 
-import json
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from thermograd.errors import InputError
+from thermograd.errors import InputError, failure
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -113,19 +113,26 @@ def collect(path: Path) -> StudyData:
     import pandas as pd
 
     from thermograd.study.folder import open_study, study_status
-    from thermograd.study.results import read_runs, table_of
+    from thermograd.study.results import MALFORMED, read_runs, table_of
 
     folder = open_study(path)
     files = read_runs(folder)
-    table = table_of(folder, files)
+    table = table_of(files)
     if table.empty:
         raise InputError(f"`study` {path} has no measured checkpoint yet; see thermograd study status {path}")
-    variances, training, rungs, newest = [], [], [], {}
+    variances: list[dict[str, Any]] = []
+    training: list[dict[str, Any]] = []
+    rungs: list[dict[str, Any]] = []
+    newest: dict[str, dict[str, Any]] = {}
     for each in files:
-        variances += list(_variance_rows(each))
-        training += list(_training_rows(each))
-        rungs += list(_rung_rows(each))
         newest[each.run.identity] = next(iter(_trained(each)[::-1]), {})
+        try:
+            mine = [list(rows_of(each)) for rows_of in (_variance_rows, _training_rows, _rung_rows)]
+        except MALFORMED as error:
+            warnings.warn(f"{each.run.arm}, seed {each.run.seed} is damaged: {failure(error)}.", stacklevel=2)
+            continue
+        for rows, own in zip((variances, training, rungs), mine, strict=True):
+            rows += own
     status = study_status(folder, newest)
     rows = status["runs"]
     frame = pd.DataFrame(variances, columns=[*PLACE, *QUANTITIES, *BOUNDS])
@@ -291,13 +298,14 @@ def _settings(folder: "StudyFolder") -> Iterator[tuple[str, str]]:
         yield f"evaluation.{name}", _text(value)
     run = folder.runs[0]
     yield "training images", f"{run.num_images:,}"
-    environment = folder.run_folder(run.identity) / "environment.json"
-    if environment.is_file():
-        facts = json.loads(environment.read_text())
+    from thermograd.runs.folder import read_environment
+
+    facts = read_environment(folder.run_folder(run.identity))
+    if facts:
         for name in ("thermograd", "commit", "python", "processor", "gpu", "num_threads"):
             if facts.get(name) is not None:
                 yield name, str(facts[name])
-        yield "torch", facts["packages"]["torch"]
+        yield "torch", str(facts.get("packages", {}).get("torch", "-"))
 
 
 def _text(value: Any) -> str:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from thermograd.files import write_atomically
 from thermograd.reports.style import STYLE, Missing, Plot
+from thermograd.runs.pictures import own_style
 from thermograd.version import __version__
 
 if TYPE_CHECKING:
@@ -34,11 +35,10 @@ def write_report(folder: Path | str) -> Path:
     Raises:
         InputError: not a study folder, or one in which nothing was measured yet.
     """
-    import matplotlib as mpl
-
     from thermograd.reports.collect import collect
     from thermograd.reports.conclusions import conclude
     from thermograd.reports.tables import all_tables
+    from thermograd.study.results import csv_text
 
     folder = Path(folder)
     data = collect(folder)
@@ -47,8 +47,8 @@ def write_report(folder: Path | str) -> Path:
     out.mkdir(exist_ok=True)
     tables = all_tables(data, conclusions)
     for name, frame in tables.items():
-        write_atomically(out / f"{name}.csv", frame.to_csv(index=False))
-    with mpl.rc_context(STYLE):
+        write_atomically(out / f"{name}.csv", csv_text(frame))
+    with own_style(STYLE):
         entries = figures(data, conclusions)
         drawn = [_draw(entry, out) for entry in entries if isinstance(entry, Plot)]
     missing = [entry for entry in entries if isinstance(entry, Missing)]

@@ -159,6 +159,13 @@ def arm_legend(figure: "Figure", arms: Mapping[str, Look], narrow: bool, *, line
     ]
     longest = max(map(len, arms), default=1)
     most = (48 if narrow else 110) // (longest + 6)
-    figure.legend(
-        handles, list(arms), loc="outside lower center", ncols=max(1, min(len(arms), most)), columnspacing=1.4
+    # Names are set afterwards: a label that begins with _ would be left out.
+    legend = figure.legend(
+        handles,
+        [str(i) for i in range(len(arms))],
+        loc="outside lower center",
+        ncols=max(1, min(len(arms), most)),
+        columnspacing=1.4,
     )
+    for text, arm in zip(legend.get_texts(), arms, strict=True):
+        text.set_text(arm)

@@ -1,7 +1,9 @@
 """Pictures of a run: grids of images, and curves of what training measured."""
 
 import math
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +63,21 @@ def pairs_grid(originals: Tensor, reconstructions: Tensor, num_columns: int = 16
     return image_grid(torch.cat(rows), num_columns)
 
 
+@contextmanager
+def own_style(settings: Mapping[str, Any] | None = None) -> Iterator[None]:
+    """Draw with matplotlib's defaults and these settings, whatever the user's matplotlibrc says."""
+    import matplotlib as mpl
+
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        # Names such as a$\frac{$b are text; a label that is a formula says so itself.
+        mpl.rcParams.update({"text.parse_math": False, **(settings or {})})
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
+            yield
+
+
+@own_style()
 def save_curves(records: Sequence[dict[str, Any]], file: Path, title: str) -> None:
     """Draw log-likelihood and energies against training steps, from the records of metrics.jsonl."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg

@@ -99,5 +99,6 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in values.items():
         dotted = f"{prefix}{name}"
-        flat |= flatten(value, f"{dotted}.") if isinstance(value, Mapping) else {dotted: value}
+        # An empty group stays, so that one that is not known is refused.
+        flat |= flatten(value, f"{dotted}.") if isinstance(value, Mapping) and value else {dotted: value}
     return flat

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from thermograd.files import is_running, this_process, write_atomically
+from thermograd.errors import InputError
+from thermograd.files import is_running, read_json, this_process, write_atomically
 
 HEARTBEAT = 5.0
 """Seconds between heartbeats."""
@@ -62,10 +63,10 @@ def read_attempts(folder: Path) -> list[Attempt]:
     attempts = []
     for file in sorted(folder.glob("[0-9]*.json")):
         try:
-            facts = json.loads(file.read_text())
-        except json.JSONDecodeError:
+            facts = read_json(file, "attempt")
+        except InputError:
             facts = {}  # claimed this moment, or by a process that died then: its heartbeat tells
-        attempts.append(Attempt(file, int(file.stem), facts))
+        attempts.append(Attempt(file, int(file.stem), facts if isinstance(facts, dict) else {}))
     return attempts
 
 

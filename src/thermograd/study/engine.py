@@ -20,7 +20,7 @@ from typing import Any
 from thermograd.errors import InputError, RunError, nearest
 from thermograd.files import read_yaml
 from thermograd.study.attempts import read_attempts
-from thermograd.study.folder import StudyFolder, is_done, open_study
+from thermograd.study.folder import StudyFolder, is_done, needs_work, open_study
 
 CLUSTERS = {
     "LocalCluster": ("distributed", "dask[distributed]"),
@@ -57,9 +57,7 @@ def run_study(
     """
     from distributed import as_completed
 
-    todo = [
-        run for run in folder.runs if not is_done(folder.run_folder(run.identity), folder.study.evaluation)
-    ]
+    todo = [run for run in folder.runs if needs_work(folder, run)]
     on_event(f"{len(folder.runs)} runs, {len(folder.runs) - len(todo)} of them done before.")
     failures, deaths, causes = Counter[str](), Counter[str](), dict[str, str]()
     names = {run.identity: f"{run.arm}, seed {run.seed} ({run.identity})" for run in folder.runs}
@@ -108,8 +106,11 @@ def perform(path: str, identity: str, num_gpus: int) -> tuple[str, str]:
     folder = open_study(Path(path))
     attempts, run_folder = folder.attempts_folder(identity), folder.run_folder(identity)
     while True:
-        if is_done(run_folder, folder.study.evaluation):
-            return "done", ""
+        try:
+            if is_done(run_folder, folder.study.evaluation):
+                return "done", ""
+        except InputError as error:
+            return "failed", str(error)
         before = read_attempts(attempts)
         if before and before[-1].is_alive():
             time.sleep(0.5)

@@ -16,11 +16,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from thermograd.config.resolve import preset_names, validate
 from thermograd.config.schema import Number, PositiveFloat, PositiveInt, RunConfig, Section
-from thermograd.errors import nearest
+from thermograd.errors import nearest, shown
 from thermograd.files import read_yaml
 
 Ready = Literal["vanilla", "vanilla-matched", "detached", "complete", "noise-dial", "placebo"]
@@ -36,6 +36,22 @@ VALUES = (
     "distance_to_nearest_training_image_samples",
 )
 """What every evaluation measures, and so what a contrast may compare."""
+
+
+def check_name(name: str) -> str:
+    """Return a name of an arm or a contrast: any text of one line that a terminal can show.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if not name.strip() or len(name) > 200 or not name.isprintable():
+        raise ValueError(
+            f"must be 1 to 200 characters that can be shown on one line, got {shown(name)[:200]!r}"
+        )
+    return name
+
+
+Name = Annotated[str, AfterValidator(check_name)]
 
 
 class EvaluationConfig(Section):
@@ -69,7 +85,7 @@ class EvaluationConfig(Section):
 class ContrastConfig(Section):
     """A difference a - b that is named before the first run, over paired seeds on the test set at the end."""
 
-    name: str
+    name: Name
     a: str = Field(description="an arm")
     b: str = Field(description="an arm")
     metric: str = Field(
@@ -145,7 +161,7 @@ class StudyFile(Section):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     preset: str
     overrides: dict[str, Any] = Field(default_factory=dict, description="of every arm, nested or dotted")
-    arms: dict[str, ArmConfig] = Field(min_length=1)
+    arms: dict[Name, ArmConfig] = Field(min_length=1)
     seeds: tuple[Annotated[int, Field(ge=0, strict=True)], ...] = Field(description="a count, or a list")
     grid: dict[str, tuple[Any, ...]] = Field(
         default_factory=dict, description="setting -> values; every arm is run in every cell"

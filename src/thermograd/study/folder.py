@@ -12,15 +12,16 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
-from thermograd.errors import InputError
+from thermograd.errors import InputError, failure
 from thermograd.evaluation.records import read_records
-from thermograd.files import write_atomically
+from thermograd.files import begun_writing, read_json, write_atomically
 from thermograd.study.attempts import Attempt, read_attempts
-from thermograd.study.file import EvaluationConfig, StudyFile, parse_study
+from thermograd.study.file import EvaluationConfig, StudyFile, check_name, parse_study
 from thermograd.study.plan import PlannedRun, check_metrics, check_weights, plan_runs
 
 FROZEN = ("name", "preset", "overrides", "equal", "evaluation", "contrasts")
@@ -44,15 +45,16 @@ class StudyRun:
         evaluations: generator evaluations that training spends on chains.
     """
 
-    identity: str
-    arm: str
+    # The identity is the name of a folder, so it must not lead out of the study.
+    identity: Annotated[str, Field(pattern=r"^[0-9a-f]{8,64}$")]
+    arm: Annotated[str, AfterValidator(check_name)]
     ready: str | None
     seed: int
     added: int
     config: dict[str, Any]
     requested: dict[str, Any]
-    num_steps: int
-    num_images: int
+    num_steps: Annotated[int, Field(ge=1)]
+    num_images: Annotated[int, Field(ge=1)]
     evaluations: int
 
 
@@ -93,7 +95,7 @@ def make_study(file: StudyFile, path: Path) -> StudyFolder:
                 f"extend it with `study add`, or choose another --out."
             )
         return held
-    if path.exists() and (not path.is_dir() or {entry.name for entry in path.iterdir()} - _begun()):
+    if path.exists() and (not path.is_dir() or set(path.iterdir()) - _begun(path)):
         raise InputError(f"`out` {path} is not empty and holds no study.")
     planned = plan_runs(file)
     check_metrics(file, planned)
@@ -121,7 +123,7 @@ def extend_study(file: StudyFile, path: Path) -> tuple[StudyFolder, int]:
         raise InputError(
             f"`arms` of the file lack a run of the study: {run.arm}, seed {run.seed}; only add to it."
         )
-    versions = json.loads((path / "study.json").read_text())["versions"]
+    versions = read_json(path / "study.json", "study")["versions"]
     new = [_as_run(run, len(versions)) for run in planned if run.config.identity not in known]
     if new:
         versions.append({"time": time.time(), "version": len(versions)})
@@ -137,19 +139,21 @@ def open_study(path: Path) -> StudyFolder:
     """
     if not (path / "study.json").is_file():
         raise InputError(f"`study` {path} is not a study folder: it has no study.json.")
+    held = read_json(path / "study.json", "study")
     try:
-        held = json.loads((path / "study.json").read_text())
-        runs = tuple(StudyRun(**run) for run in held["runs"])
+        runs = TypeAdapter(tuple[StudyRun, ...]).validate_python(held["runs"], strict=False)
         study = held["study"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"`study` {path} is damaged: study.json can not be read ({error}).") from None
+    except (ValidationError, KeyError, TypeError) as error:
+        problem = failure(error) if not isinstance(error, ValidationError) else error.errors()[0]["msg"]
+        raise InputError(f"`study` {path} is damaged: study.json holds no study ({problem}).") from None
+    if len({run.identity for run in runs}) < len(runs) or not runs:
+        raise InputError(f"`study` {path} is damaged: study.json must hold different runs, at least one.")
     return StudyFolder(path, parse_study(study), runs)
 
 
-def _begun() -> set[str]:
+def _begun(path: Path) -> set[Path]:
     """Return what a process that died while it made the folder may have left."""
-    names = ("study.yaml", "study.json")
-    return {"study.yaml", *(f".writing_{name}" for name in names)}
+    return {path / "study.yaml", *begun_writing(path)}
 
 
 def _write(path: Path, file: StudyFile, runs: list[dict[str, Any]], versions: list[dict[str, Any]]) -> None:
@@ -197,7 +201,15 @@ def is_done(folder: Path, evaluation: EvaluationConfig) -> bool:
     status = read_status(folder)
     if status.get("state") != "done":
         return False
-    return has_record(folder, "test", status["num_steps"])
+    return has_record(folder, "test", status.get("num_steps", 0))
+
+
+def needs_work(folder: StudyFolder, run: StudyRun) -> bool:
+    """Return whether a run is not done; one whose files are damaged is not."""
+    try:
+        return not is_done(folder.run_folder(run.identity), folder.study.evaluation)
+    except InputError:
+        return True
 
 
 def has_record(folder: Path, split: str, step: int) -> bool:
@@ -207,9 +219,12 @@ def has_record(folder: Path, split: str, step: int) -> bool:
 
 
 def read_status(folder: Path) -> dict[str, Any]:
-    """Return status.json of a run folder; empty where it was not begun."""
-    file = folder / "status.json"
-    return json.loads(file.read_text()) if file.is_file() else {}
+    """Return status.json of a run folder; empty where it was not begun, or the file is damaged."""
+    try:
+        status = read_json(folder / "status.json", "run")
+    except InputError:
+        return {}
+    return status if isinstance(status, dict) else {}
 
 
 def study_status(
@@ -231,7 +246,10 @@ def study_status(
         attempts = read_attempts(folder.attempts_folder(run.identity))
         last = attempts[-1] if attempts else None
         status = read_status(folder.run_folder(run.identity))
-        state = _state(folder, run, last)
+        try:
+            state, damage = _state(folder, run, last), None
+        except InputError as error:
+            state, damage = "damaged", str(error)
         step = run.num_steps if state == "done" else newest[run.identity].get("step", 0)
         rows.append(
             {
@@ -242,7 +260,7 @@ def study_status(
                 "step": step,
                 "num_steps": run.num_steps,
                 "attempts": len(attempts),
-                "cause": last.facts.get("cause") if last is not None and state == "failed" else None,
+                "cause": last.facts.get("cause") if last is not None and state == "failed" else damage,
                 "updated": status.get("updated"),
             }
         )
@@ -255,7 +273,7 @@ def study_status(
     }
 
 
-STATES = ("waiting", "running", "interrupted", "failed", "done")
+STATES = ("waiting", "running", "interrupted", "failed", "damaged", "done")
 
 
 def _state(folder: StudyFolder, run: StudyRun, last: Attempt | None) -> str:
@@ -268,16 +286,26 @@ def _state(folder: StudyFolder, run: StudyRun, last: Attempt | None) -> str:
     return "failed" if last.ended == "failed" else "interrupted"
 
 
+TAIL = 2**16
+"""Bytes at the end of metrics.jsonl in which a training record is looked for."""
+
+
 def _newest(folder: Path) -> dict[str, Any]:
     """Return the newest whole training record of a run."""
     file = folder / "metrics.jsonl"
-    for line in reversed(file.read_text().splitlines() if file.is_file() else []):
+    try:
+        with file.open("rb") as stream:
+            stream.seek(max(0, file.stat().st_size - TAIL))
+            lines = stream.read().splitlines()
+    except OSError:
+        return {}
+    for line in reversed(lines):
         try:
             record = json.loads(line)
-        except json.JSONDecodeError:
-            continue  # being written this moment
-        if record["kind"] == "train":
-            return record
+            if record["kind"] == "train" and record["step"] > 0 and record["seconds"] > 0:
+                return record
+        except (ValueError, TypeError, KeyError, RecursionError):
+            continue  # being written this moment, or damaged
     return {}
 
 
@@ -292,7 +320,7 @@ def _seconds_left(rows: Sequence[Mapping[str, Any]], newest: Mapping[str, Mappin
     overall = sum(sum(values) for values in paces.values()) / sum(len(values) for values in paces.values())
     left = 0.0
     for row in rows:
-        if row["state"] not in ("done", "failed"):
+        if row["state"] not in ("done", "failed", "damaged"):
             values = paces.get(row["arm"], [overall])
             left += (row["num_steps"] - row["step"]) * sum(values) / len(values)
     return left / max(1, sum(row["state"] == "running" for row in rows))

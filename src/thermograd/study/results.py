@@ -19,12 +19,13 @@ A row is one measurement of one checkpoint of one run; its key is (run, step, sp
 Rows are made of what the runs' own clock measured; what a command measured beside it stays in the run folders.
 """
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from thermograd.errors import InputError
+from thermograd.errors import InputError, failure
 from thermograd.evaluation.records import Record, read_records
 from thermograd.files import written_whole
 from thermograd.study.folder import StudyFolder, StudyRun, open_study
@@ -46,19 +47,41 @@ class RunFiles:
         run: of the study.
         metrics: records of training, by step.
         records: measurements.
+        rows: of the table.
+        damage: what is wrong with the files where they cannot be used; the rest is then empty.
     """
 
     run: StudyRun
     metrics: list[dict[str, Any]]
     records: list[Record]
+    rows: list[dict[str, Any]]
+    damage: str | None = None
 
 
 def read_runs(folder: StudyFolder) -> list[RunFiles]:
-    """Read what every run of a study has written, in the order of the study file."""
+    """Read what every run of a study has written, in the order of the study file.
+
+    Warns:
+        UserWarning: a run whose files are damaged; the others are read all the same.
+    """
+    return [_read_run(folder, run) for run in folder.runs]
+
+
+MALFORMED = (InputError, KeyError, TypeError, ValueError, AttributeError, IndexError)
+"""What a file of the right form raises that does not hold what its writer would have written."""
+
+
+def _read_run(folder: StudyFolder, run: StudyRun) -> RunFiles:
     from thermograd.runs.folder import read_metrics
 
-    paths = [(run, folder.run_folder(run.identity)) for run in folder.runs]
-    return [RunFiles(run, read_metrics(path), read_records(path)) for run, path in paths]
+    path = folder.run_folder(run.identity)
+    try:
+        metrics, records = read_metrics(path), read_records(path)
+        return RunFiles(run, metrics, records, list(_rows(folder, run, metrics, records)))
+    except MALFORMED as error:
+        damage = failure(error)
+        warnings.warn(f"{run.arm}, seed {run.seed} ({path}) is damaged: {damage}.", stacklevel=2)
+        return RunFiles(run, [], [], [], damage)
 
 
 def load_study(path: Path | str) -> "pd.DataFrame":
@@ -67,15 +90,14 @@ def load_study(path: Path | str) -> "pd.DataFrame":
     Raises:
         InputError: not a study folder.
     """
-    folder = open_study(Path(path))
-    return table_of(folder, read_runs(folder))
+    return table_of(read_runs(open_study(Path(path))))
 
 
-def table_of(folder: StudyFolder, runs: Sequence[RunFiles]) -> "pd.DataFrame":
+def table_of(runs: Sequence[RunFiles]) -> "pd.DataFrame":
     """Return the table of a study from what its runs have written."""
     import pandas as pd
 
-    rows = [row for files in runs for row in _rows(folder, files)]
+    rows = [row for files in runs for row in files.rows]
     # A study that has measured nothing yet still has the columns that say what its rows will be.
     return (
         pd.DataFrame(rows) if rows else pd.DataFrame(columns=["study", "run", "arm", "seed", "step", "split"])
@@ -88,9 +110,18 @@ def write_tables(path: Path) -> list[Path]:
     files = [path / "results.parquet", path / "results.csv"]
     for file in files:
         with written_whole(file) as aside:
-            write = frame.to_parquet if file.suffix == ".parquet" else frame.to_csv
-            write(aside, index=False)
+            frame.to_parquet(aside, index=False) if file == files[0] else aside.write_text(csv_text(frame))
     return files
+
+
+def csv_text(frame: "pd.DataFrame") -> str:
+    """Return a table as CSV; text that a spreadsheet would run as a formula has an apostrophe before it."""
+
+    def guard(cell: Any) -> Any:
+        return f"'{cell}" if isinstance(cell, str) and len(cell) > 1 and cell[0] in "=+-@\t\r" else cell
+
+    texts = frame.select_dtypes(include=["object", "string"]).columns
+    return frame.assign(**{name: frame[name].map(guard) for name in texts}).to_csv(index=False)
 
 
 def query_study(path: Path | str, sql: str) -> "pd.DataFrame":
@@ -105,7 +136,7 @@ def query_study(path: Path | str, sql: str) -> "pd.DataFrame":
     connection = duckdb.connect()
     try:
         connection.register("results", results)
-        files = [str(file) for file in sorted(Path(path).glob("runs/*/metrics.jsonl"))]
+        files = [str(file) for file in sorted(Path(path).glob("runs/*/metrics.jsonl")) if file.is_file()]
         if files:
             names = ", ".join("'" + file.replace("'", "''") + "'" for file in files)
             connection.execute(
@@ -123,10 +154,11 @@ def query_study(path: Path | str, sql: str) -> "pd.DataFrame":
         connection.close()
 
 
-def _rows(folder: StudyFolder, files: RunFiles) -> Iterator[dict[str, Any]]:
-    run, metrics = files.run, files.metrics
+def _rows(
+    folder: StudyFolder, run: StudyRun, metrics: list[dict[str, Any]], measured: list[Record]
+) -> Iterator[dict[str, Any]]:
     points: dict[tuple[int, bool], list[Record]] = {}
-    for record in files.records:
+    for record in measured:
         if record.source == "clock":
             points.setdefault((record.step, record.split == "test"), []).append(record)
     for (step, _), records in sorted(points.items()):

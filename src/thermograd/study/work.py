@@ -16,6 +16,7 @@ from typing import Any
 from thermograd.config.resolve import validate_config
 from thermograd.config.schema import RunConfig
 from thermograd.errors import RunError
+from thermograd.files import hold
 from thermograd.study.attempts import claim
 from thermograd.study.file import EvaluationConfig
 from thermograd.study.folder import StudyFolder, has_record, is_done, open_study, read_status
@@ -73,7 +74,8 @@ def work(folder: StudyFolder, identity: str, should_stop: Callable[[], bool] = l
             step = run.checkpoint.step
             for split in _splits(step, points, planned.num_steps):
                 if not has_record(run_folder, split, step):
-                    _measure(run, split, evaluation)
+                    with hold(run_folder, "measure"):
+                        _measure(run, split, evaluation)
                 if should_stop():
                     return "stopped"
             if is_done(run_folder, evaluation):

@@ -35,6 +35,11 @@ def soft_link(folder: Path, file: h5py.File) -> None:
     file["x"] = h5py.SoftLink("/there")
 
 
+def soft_link_in_a_group(folder: Path, file: h5py.File) -> None:
+    file["x"] = np.zeros((4, 8, 8), "u1")
+    file["more/y"] = h5py.SoftLink("/x")
+
+
 def loop(folder: Path, file: h5py.File) -> None:
     file["x"] = h5py.SoftLink("/x")
 
@@ -46,6 +51,7 @@ def loop(folder: Path, file: h5py.File) -> None:
         (virtual_data, "x takes its data from other files, which are not read"),
         (external_link, "x is a link, which is not followed"),
         (soft_link, "x is a link, which is not followed"),
+        (soft_link_in_a_group, "more/y is a link, which is not followed"),
         (loop, "x is a link, which is not followed"),
     ],
 )

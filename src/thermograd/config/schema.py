@@ -40,6 +40,9 @@ class DataConfig(Section):
     path: Path | None = Field(
         None, description="a folder of images, or a .npy, .npz, idx or HDF5 file of one's own"
     )
+    range: tuple[Number, Number] | None = Field(
+        None, description="values of the images in `path` that are black and white; None to recognise them"
+    )
     num_images: PositiveInt | None = Field(None, description="train on the first so many images")
     binarise: Literal["none", "threshold", "dynamic"] = Field(
         "none", description="for a Bernoulli likelihood"
@@ -47,6 +50,16 @@ class DataConfig(Section):
     threshold: Annotated[Number, Field(gt=0, lt=1)] = Field(
         0.5, description="of grey in [0, 1], for `threshold`"
     )
+
+    @model_validator(mode="after")
+    def _check(self) -> "DataConfig":
+        if self.range is not None and self.range[0] >= self.range[1]:
+            raise ValueError(f"`data.range` must rise, got {list(self.range)}")
+        if self.range is not None and self.path is None:
+            raise ValueError(
+                f"`data.range` is for images given by `data.path`, got {list(self.range)} without one"
+            )
+        return self
 
 
 class EnergyConfig(Section):

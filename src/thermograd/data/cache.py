@@ -18,20 +18,26 @@ import numpy as np
 
 from thermograd.data.dataset import fingerprint_of
 from thermograd.data.decoders import READ_ERRORS
+from thermograd.data.ranges import BYTES, Range
 from thermograd.errors import InputError
 from thermograd.files import cache_folder
 
 # A change of any decoding rule gets a new number here, so that old entries are not mistaken for new ones.
-_RULES_VERSION = 1
+_RULES_VERSION = 2
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """Images (N, H, W, C) uint8, labels (N,) int64 or None, and the sha256 of the image bytes."""
+    """Images (N, H, W, C) uint8, labels (N,) int64 or None, the sha256 of the image bytes, and what was told of them.
+
+    `value_range` and `notes` are as in `ImageDataset`.
+    """
 
     images: np.ndarray
     labels: np.ndarray | None
     fingerprint: str
+    value_range: Range = BYTES
+    notes: tuple[str, ...] = ()
 
 
 def file_sha256(path: Path) -> str:
@@ -50,7 +56,7 @@ def file_sha256(path: Path) -> str:
 def cache_key(decoder: str, split: str, source_hashes: list[str]) -> str:
     """Return the name of the cache entry of a split of some source files."""
     text = "/".join([f"rules-{_RULES_VERSION}", decoder, split, *source_hashes])
-    return f"{decoder}-{split}-{hashlib.sha256(text.encode()).hexdigest()[:32]}"
+    return f"{decoder}-{split}-{hashlib.sha256(text.encode(errors='surrogateescape')).hexdigest()[:32]}"
 
 
 def open_cached(key: str) -> Decoded | None:
@@ -60,33 +66,47 @@ def open_cached(key: str) -> Decoded | None:
         InputError: if the entry is damaged; the message names the folder to delete.
     """
     folder = cache_folder() / "decoded" / key
-    if not folder.is_dir():
+    try:
+        if not folder.is_dir():
+            return None
+    except OSError:  # a cache that may not even be looked into; `store` says so
         return None
     try:
         meta = json.loads((folder / "meta.json").read_text())
         images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
         label_file = folder / "labels.npy"
         labels = np.load(label_file, allow_pickle=False) if label_file.exists() else None
-        same = _meta(images, labels) == meta
+        found = Decoded(images, labels, meta["fingerprint"], tuple(meta["value_range"]), tuple(meta["notes"]))
+        same = _meta(found) == meta
     except READ_ERRORS as error:
         raise InputError(f"`data` cache {folder} is damaged ({error}): delete this folder.") from error
     if not same:
         raise InputError(
             f"`data` cache {folder} is damaged (its arrays do not fit meta.json): delete this folder."
         )
-    return Decoded(images, labels, meta["fingerprint"])
+    return found
 
 
-def _meta(images: np.ndarray, labels: np.ndarray | None) -> dict[str, object]:
-    """Return what meta.json says of the arrays: enough to notice any changed byte of theirs."""
+def _meta(entry: Decoded) -> dict[str, object]:
+    """Return what meta.json says of an entry: enough to notice any changed byte."""
+    images, labels = entry.images, entry.labels
+    told = {"value_range": list(entry.value_range), "notes": list(entry.notes)}
     return {
         "fingerprint": fingerprint_of(images),
         "images": f"{images.dtype} {images.shape}",
         "labels": None if labels is None else f"{labels.dtype} {labels.shape} {fingerprint_of(labels)}",
+        **told,
+        "sha256": hashlib.sha256(json.dumps(told).encode()).hexdigest(),
     }
 
 
-def store(key: str, images: np.ndarray, labels: np.ndarray | None) -> Decoded:
+def store(
+    key: str,
+    images: np.ndarray,
+    labels: np.ndarray | None,
+    value_range: Range = BYTES,
+    notes: tuple[str, ...] = (),
+) -> Decoded:
     """Write an entry and return it opened as a memory map.
 
     If the cache cannot be written (read-only or full), the images stay in memory and a RuntimeWarning
@@ -94,12 +114,13 @@ def store(key: str, images: np.ndarray, labels: np.ndarray | None) -> Decoded:
     """
     images = np.ascontiguousarray(images)
     labels = None if labels is None else labels.astype(np.int64)
+    entry = Decoded(images, labels, fingerprint_of(images), value_range, notes)
     decoded_folder = cache_folder() / "decoded"
     try:
         decoded_folder.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=".writing-", dir=decoded_folder))
         try:
-            _write_entry(temporary, images, labels)
+            _write_entry(temporary, entry)
             _rename_unless_present(temporary, decoded_folder / key)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -110,22 +131,22 @@ def store(key: str, images: np.ndarray, labels: np.ndarray | None) -> Decoded:
             stacklevel=2,
         )
         images.flags.writeable = False
-        return Decoded(images, labels, fingerprint_of(images))
+        return entry
     opened = open_cached(key)
     if opened is None:
         raise InputError(f"`data` cache {decoded_folder / key} vanished while it was being written.")
     return opened
 
 
-def _write_entry(folder: Path, images: np.ndarray, labels: np.ndarray | None) -> None:
-    arrays = {"images.npy": images} | ({} if labels is None else {"labels.npy": labels})
+def _write_entry(folder: Path, entry: Decoded) -> None:
+    arrays = {"images.npy": entry.images} | ({} if entry.labels is None else {"labels.npy": entry.labels})
     for name, array in arrays.items():
         with (folder / name).open("wb") as file:
             np.save(file, array, allow_pickle=False)
             file.flush()
             os.fsync(file.fileno())
     with (folder / "meta.json").open("w") as file:
-        json.dump(_meta(images, labels), file)
+        json.dump(_meta(entry), file)
         file.flush()
         os.fsync(file.fileno())
     folder.chmod(0o755)  # mkdtemp makes it private; a cache may be shared by a group

@@ -16,10 +16,12 @@ class ImageDataset:
 
     Attributes:
         name: catalogue name, or the name of the user's file or folder.
-        split: "train" or "test".
+        split: "train" or "test", or "all" of a user's images.
         images: (N, H, W, C) uint8, read-only, as a rule a memory map; H = W, C is 1 or 3.
         labels: (N,) int64 or None.
         fingerprint: sha256 of the bytes of `images` in C order: pixels only, no header and no shape.
+        value_range: the stored values that became bytes 0 and 255.
+        notes: of a user's images, a line each on what was recognised (split, range, classes) and left out.
     """
 
     name: str
@@ -27,6 +29,8 @@ class ImageDataset:
     images: np.ndarray
     labels: np.ndarray | None
     fingerprint: str
+    value_range: tuple[float, float] = (0.0, 255.0)
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.images)

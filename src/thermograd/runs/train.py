@@ -83,6 +83,9 @@ def train_run(
             restore(trainer, checkpoint)
             on_message(f"Going on from {checkpoint.path.name}.")
             _tell_other_device(folder, trainer.device, on_message)
+        else:
+            for note in data.notes:
+                on_message(note)
         loop = _Loop(config, folder, data, trainer, len(order), on_step, on_message)
         loop.step = 0 if checkpoint is None else checkpoint.step
         return _run_to_an_end(loop, should_stop)

@@ -57,7 +57,7 @@ def load_data(config: RunConfig, split: str = "train") -> ImageDataset:
     """
     num_images = config.data.num_images if split == "train" else None
     if config.data.path is not None:
-        data = load_user_images(config.data.path, split)
+        data = load_user_images(config.data.path, split, value_range=config.data.range)
         data = first_images(data, num_images)
     else:
         data = load_dataset(config.data.name, split, num_images=num_images)

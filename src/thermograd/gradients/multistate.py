@@ -7,14 +7,14 @@ one sample of the mixture of the K power posteriors. With f_j = log Z_j up to a 
     sum_n p_nj = M for each j                                   which determines f,
     E_t[g] ~ sum_n w_n(t) g_n,   w(t) = softmax_n(t l_n - log sum_j exp(t_j l_n - f_j)),
 
-at any t; for the temperature of a rung w_n(t_j) = p_nj / M. The weights lie in [0, 1] and sum to 1, and M = 1 is enough.
-f minimises the convex function
+at any t; for the temperature of a rung w_n(t_j) = p_nj / M. The weights lie in [0, 1] and sum to 1, and M = 1 is
+enough. f minimises the convex function
 
     F(f) = sum_n log sum_j exp(t_j l_n - f_j) + M sum_j f_j.
 
-Where no rungs overlap, the solution is known: in the order of l each rung takes M draws, in the order of t. Newton's method
-from there takes 3 or 4 rounds on all that was tried; where a step would raise F, the fixed point f_j + log(sum_n p_nj / M),
-which never does, takes its place. The fixed point alone takes hundreds of rounds.
+Where no rungs overlap, the solution is known: in the order of l each rung takes M draws, in the order of t. Newton's
+method from there takes 3 or 4 rounds on all that was tried; where a step would raise F, the fixed point f_j + log(sum_n
+p_nj / M), which never does, takes its place. The fixed point alone takes hundreds of rounds.
 
 References:
     Shirts and Chodera (2008), Statistically optimal analysis of samples from multiple equilibrium states.
@@ -38,7 +38,7 @@ class Multistate(NamedTuple):
     """The solution of the multistate equations of each image, in float64.
 
     Attributes:
-        log_partition: f, (K, B): log Z of each rung, up to a constant per image; 0 on the first.
+        log_partition: f, (K, B): log Z of each rung over that of the first.
         log_shares: log p, (K, K, M, B): of rung j, the first axis, in the draw (k, m).
         log_mixture: log sum_j exp(t_j l_n - f_j), (K, M, B), up to a constant per image.
         residual: (B,), the largest |sum_n p_nj / M - 1| over rungs.
@@ -74,7 +74,8 @@ def solve_multistate(log_likelihood: Tensor, inverse_temperatures: Tensor) -> Mu
         )
     t = inverse_temperatures.detach().double().view(num_rungs, -1).expand(-1, num_images)
     values = log_likelihood.detach().double()
-    values = values - values.amax((0, 1))  # a constant per image changes no share
+    top = values.amax((0, 1))
+    values = values - top  # changes no share, and keeps digits
     tilts = (t[:, None, None] * values).flatten(1, 2)  # (K, N, B)
     point = _Point(tilts, _sorted_start(t, values.flatten(0, 1)), num_chains)
     tolerance = (8 * torch.finfo(tilts.dtype).eps * tilts.abs().amax((0, 1))).clamp(min=TOLERANCE)
@@ -86,15 +87,18 @@ def solve_multistate(log_likelihood: Tensor, inverse_temperatures: Tensor) -> Mu
         if not falls.all():
             newton = newton.where(falls, _Point(tilts, point.f + point.log_mass, num_chains))
         point = newton
+    log_partition = point.f + t * top
     return Multistate(
-        point.f - point.f[0],
+        log_partition - log_partition[0],
         point.log_shares.unflatten(1, (num_rungs, num_chains)),
         point.log_mixture.unflatten(0, (num_rungs, num_chains)),
         point.excess.abs().amax(0),
     )
 
 
-def state_weights(log_likelihood: Tensor, inverse_temperatures: Tensor, t: tuple[float, ...]) -> tuple[Tensor, ...]:
+def state_weights(
+    log_likelihood: Tensor, inverse_temperatures: Tensor, t: tuple[float, ...]
+) -> tuple[Tensor, ...]:
     """Return w(t) for each t asked for, (K, M, B) in the log-likelihood's own format, summing to 1 for each image.
 
     Args:
@@ -104,9 +108,9 @@ def state_weights(log_likelihood: Tensor, inverse_temperatures: Tensor, t: tuple
     """
     values = log_likelihood.detach().double()
     mixture = solve_multistate(values, inverse_temperatures).log_mixture
-    values = values - values.amax((0, 1))
     return tuple(
-        (each * values - mixture).flatten(0, 1).softmax(0).view_as(values).to(log_likelihood.dtype) for each in t
+        (each * values - mixture).flatten(0, 1).softmax(0).view_as(values).to(log_likelihood.dtype)
+        for each in t
     )
 
 

@@ -14,8 +14,10 @@ if TYPE_CHECKING:
 NOTE = (
     "Variances and the mean square error are means over parameters, with 95 % intervals over batches. Bias, sd (root "
     "of the chain variance) and root mean square error are relative to the length of the gradient of log p(x) of the "
-    "same batch, as long chains give it: an estimator that aims elsewhere has that aim counted as bias. cosine is "
-    "that of the mean estimate, `of one` that of a single one."
+    "same batch, as long chains give it: an estimator that aims elsewhere has that aim counted as bias, and of chains "
+    "that go on from stored ones the noise of where these stood: compare the error with the sd of exact draws, and read "
+    "the chains' own bias off `bias, all data` and l - E_1[l]. cosine is that of the mean estimate, `of one` that of a "
+    "single one."
 )
 positive = click.IntRange(min=1)
 ESTIMATORS = (
@@ -168,17 +170,24 @@ def _print_table(record: "Record", rows: list[dict[str, Any]]) -> None:
         )
         print_table("Against the reference", columns, [_against_reference(row) for row in rows])
         click.echo(
-            f"reference: {reference['num_evaluations']:.0f} evaluations an image, R-hat median "
+            f"reference: {reference['num_evaluations']:.0f} evaluations per image, R-hat median "
             f"{reference['r_hat_median']:.3f}, largest {reference['r_hat_largest']:.3f}; "
-            f"standard error relative to the gradient: {_errors(rows)}"
+            f"standard error relative to the gradient: {_roots(rows, 'reference_relative_squared_error')}; "
+            f"sd of one exact draw per image: {_roots(rows, 'relative_draw_variance')}"
         )
         for caution in reference["warnings"]:
             click.echo(f"warning: {caution['text']}", err=True)
     spread = [
-        (name, _with_interval(each["log_likelihood_variance"][-1]))
+        (
+            name,
+            _with_interval(each["log_likelihood_variance"][-1]),
+            "-" if each["log_likelihood_bias"] is None else _with_interval(each["log_likelihood_bias"]),
+        )
         for name, each in record.values["estimators"].items()
     ]
-    print_table(None, ("estimator", "Var(l) over draws at t = 1, mean over images, nats^2"), spread)
+    print_table(
+        "Draws at t = 1, mean over images", ("estimator", "Var(l), nats^2", "l - E_1[l], nats"), spread
+    )
 
 
 def _against_reference(row: dict[str, Any]) -> tuple[str, ...]:
@@ -197,11 +206,11 @@ def _against_reference(row: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
-def _errors(rows: list[dict[str, Any]]) -> str:
-    """Return the references' own relative errors, the same for all estimators."""
-    errors = {row["block"]: row["reference_relative_squared_error"]["value"] for row in rows}
-    known = {block: math.sqrt(square) for block, square in errors.items() if square is not None}
-    return ", ".join(f"{block} {error:.2g}" for block, error in known.items()) or "longer than it"
+def _roots(rows: list[dict[str, Any]], name: str) -> str:
+    """Return roots of a square that belongs to the references, by network: it is the same for all estimators."""
+    squares = {row["block"]: row[name]["value"] for row in rows}
+    known = {block: math.sqrt(square) for block, square in squares.items() if square is not None}
+    return ", ".join(f"{block} {root:.2g}" for block, root in known.items()) or "longer than it"
 
 
 def _root(square: dict[str, float | None]) -> str:

@@ -23,7 +23,7 @@ References:
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import NamedTuple
 
 import torch
@@ -77,11 +77,13 @@ class ReferenceMoments:
         cross: (..., n, n), ḡ_b · r_c.
         gram: (..., n, n), r_b · r_c.
         squared_error: (..., n), squared standard error of r_b, summed over coordinates.
+        draw_variance: (..., n), variance of the gradient of one exact draw per image, summed over coordinates.
     """
 
     cross: Tensor
     gram: Tensor
     squared_error: Tensor
+    draw_variance: Tensor
 
 
 @dataclass(frozen=True)
@@ -115,9 +117,10 @@ def join(blocks: Sequence[Moments]) -> Moments:
     reference = None
     if len(references) == len(blocks):
         reference = ReferenceMoments(
-            torch.stack([each.cross for each in references]).sum(0),
-            torch.stack([each.gram for each in references]).sum(0),
-            torch.stack([each.squared_error for each in references]).sum(0),
+            *(
+                torch.stack([getattr(each, field.name) for each in references]).sum(0)
+                for field in fields(ReferenceMoments)
+            )
         )
     return Moments(
         sum(block.num_parameters for block in blocks),
@@ -176,6 +179,8 @@ def against_reference(moments: Moments, total_variance: Tensor) -> dict[str, Est
     - `squared_bias`: E_b |E[ĝ|b] - ∇_b|^2 / P, which may come out negative; `relative_squared_bias` over the above.
     - `mean_square_error`: squared bias + chain variance, of one estimate around its own batch's gradient;
       `relative_mean_square_error` over the reference's.
+    - `draw_variance`: E_b of the variance of one exact draw per image, /P: the mean square error of one converged
+      chain; `relative_draw_variance` over the reference's square.
     - `squared_bias_of_all_data`: |E ĝ - E ∇|^2 / P, that of the gradient of all data;
       `relative_squared_bias_of_all_data` over |E ∇|^2 / P. An estimator of another objective shows here: a batch's
       gradient is mostly its own noise, and a bias that is small beside that may be large beside E ∇.
@@ -215,6 +220,8 @@ def against_reference(moments: Moments, total_variance: Tensor) -> dict[str, Est
         "relative_squared_bias": jackknife(_ratio(bias, length)),
         "mean_square_error": jackknife(error, log=True),
         "relative_mean_square_error": jackknife(_ratio(error, length), log=True),
+        "draw_variance": jackknife(mean(reference.draw_variance), log=True),
+        "relative_draw_variance": jackknife(_ratio(mean(reference.draw_variance), length), log=True),
         "squared_bias_of_all_data": jackknife(mean_bias),
         "relative_squared_bias_of_all_data": jackknife(_ratio(mean_bias, mean_length)),
         "mean_square_error_of_all_data": jackknife(mean_bias + total_variance, log=True),

@@ -15,11 +15,15 @@ from thermograd.errors import Caution, InputError
 from thermograd.gradients.backward import learning_gradient
 from thermograd.gradients.moments import Spread
 from thermograd.gradients.rules import ESTIMATORS, PRIOR_RULES, compute_weights
-from thermograd.ladders.diagnostics import R_HAT_LIMIT, ladder_warnings, r_hat
+from thermograd.ladders.diagnostics import ladder_warnings, r_hat
 from thermograd.ladders.ladder import LadderSampler, LadderTrace
 from thermograd.ladders.schedules import power_schedule
 from thermograd.models.latent_model import LatentModel
 from thermograd.samplers.mala import MALA
+
+
+REFERENCE_R_HAT = 1.05
+"""Beyond which the chains of an image do not agree well enough to judge others by."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,9 @@ class Reference:
     Attributes:
         gradient: by parameter.
         squared_error: by parameter, squared standard error of the mean over chains, summed over coordinates.
+        draw_variance: by parameter, variance of the gradient of one draw per image, summed over coordinates: what a
+            single chain that has converged would give.
+        expected_log_likelihood: (B,), E_1[l] of each image, in nats.
         r_hat: (B,), of each image's log-likelihood at t = 1.
         num_evaluations: generator evaluations with gradient, of each image.
         warnings: a caution for each sign that chains have not mixed.
@@ -36,6 +43,8 @@ class Reference:
 
     gradient: dict[str, Tensor]
     squared_error: dict[str, float]
+    draw_variance: dict[str, float]
+    expected_log_likelihood: Tensor
     r_hat: Tensor
     num_evaluations: float
     warnings: tuple[Caution, ...]
@@ -114,19 +123,41 @@ def reference_gradient(
     between = Spread()
     for spread in chains:
         between.add(spread.mean)
-    count = settings.num_chains
+    count, num_draws = settings.num_chains, chains[0].count
     whole = LadderTrace(
         info.inverse_temperatures,
         torch.cat([each.log_likelihood for each in traces]),
         torch.cat([each.energy for each in traces]),
     )
+    top = whole.log_likelihood[:, -1]
+    found = r_hat(top)
     return Reference(
         between.mean,
         {name: square / (count * (count - 1)) for name, square in between.squares.items()},
-        r_hat(whole.log_likelihood[:, -1]),
+        {
+            name: (sum(spread.squares[name] for spread in chains) + num_draws * square)
+            / (count * num_draws - 1)
+            for name, square in between.squares.items()
+        },
+        top.double().mean((0, 1)),
+        found,
         state.num_evaluations,
-        tuple(ladder_warnings(info, whole)),
+        (*_not_converged(found), *ladder_warnings(info, whole)),
     )
+
+
+def _not_converged(found: Tensor) -> list[Caution]:
+    """Return a caution where R-hat (B,) of an image says that its chains do not agree."""
+    above = int((found > REFERENCE_R_HAT).sum())
+    if not above:
+        return []
+    return [
+        Caution(
+            "reference-not-converged",
+            f"R-hat of the reference exceeds {REFERENCE_R_HAT} for {above} of {len(found)} images (largest "
+            f"{float(found.max()):.2f}): bias is that against this reference and no more; run more steps.",
+        )
+    ]
 
 
 def reference_record(references: Sequence[Reference], settings: ReferenceSettings) -> dict[str, object]:
@@ -140,6 +171,6 @@ def reference_record(references: Sequence[Reference], settings: ReferenceSetting
         "num_evaluations": references[0].num_evaluations,
         "r_hat_median": float(values.median()),
         "r_hat_largest": float(values.max()),
-        "share_of_images_with_r_hat_above_limit": float((values > R_HAT_LIMIT).double().mean()),
+        "share_of_images_with_r_hat_above_limit": float((values > REFERENCE_R_HAT).double().mean()),
         "warnings": warnings,
     }

@@ -70,6 +70,8 @@ class Measurement:
         groups: moments of each network, of `total`, and of each parameter.
         rungs: by rung, lowest first; empty unless asked for.
         log_likelihood_variance: by rung held for each image, mean over images of Var(l) over draws, in nats^2.
+        log_likelihood_bias: mean over images of l at the draws of t = 1 less E_1[l] of the reference, in nats; None
+            without one. Where every repeat starts from the same stored chains, their noise is in its interval.
         inverse_temperatures: of those rungs.
         num_evaluations: generator evaluations with gradient in z, for each image and gradient.
         num_backward: draws of each image through which one gradient is taken back to the parameters.
@@ -78,6 +80,7 @@ class Measurement:
     groups: dict[str, Moments]
     rungs: tuple[RungVariance, ...]
     log_likelihood_variance: Estimate
+    log_likelihood_bias: Estimate | None
     inverse_temperatures: Tensor
     num_evaluations: float
     num_backward: float
@@ -132,8 +135,11 @@ class Collector:
             reference = None
             if references is not None:
                 others = torch.stack([each.gradient[name].flatten().cpu() for each in references]).double()
-                errors = torch.tensor([each.squared_error[name] for each in references], dtype=torch.float64)
-                reference = ReferenceMoments(stack @ others.mT, others @ others.mT, errors)
+                errors, draws = (
+                    torch.tensor([values[name] for values in each], dtype=torch.float64)
+                    for each in zip(*((r.squared_error, r.draw_variance) for r in references), strict=True)
+                )
+                reference = ReferenceMoments(stack @ others.mT, others @ others.mT, errors, draws)
             within = torch.tensor(self.within[name], dtype=torch.float64)
             found[name] = Moments(stack.shape[1], self.num_repeats, stack @ stack.mT, within, reference)
         return found
@@ -212,7 +218,7 @@ def measure_gradients(
     if num_repeats < 2:
         raise InputError(f"`repeats` must be at least 2, got {num_repeats}.")
     tallies = {name: _Tally(rule, by_rung) for name, rule in rules.items()}
-    variances, num_evaluations, ladder = [], 0.0, None
+    variances, biases, num_evaluations, ladder = [], [], 0.0, None
     for b, x in enumerate(batches):
         log_likelihoods = []
         for r in range(num_repeats):
@@ -222,19 +228,24 @@ def measure_gradients(
             for tally in tallies.values():
                 tally.add(model, x, ladder, b, r, chunk_size)
             on_gradient()
-        variances.append(torch.cat(log_likelihoods, 1).double().var(1).mean(-1))
+        draws = torch.cat(log_likelihoods, 1).double()
+        variances.append(draws.var(1).mean(-1))
+        if references is not None:
+            biases.append((draws[-1] - references[b].expected_log_likelihood).mean())
         for tally in tallies.values():
             tally.end_batch()
     if ladder is None:
         raise InputError("`batches` must be at least 1, got 0.")
     groups = {group: names for group, names in model.parameter_groups().items() if names}
     groups["total"] = [name for names in groups.values() for name in names]
-    spread, t = _over_batches(torch.stack(variances, -1)), ladder.inverse_temperatures
+    spread, t = _over_batches(torch.stack(variances, -1), log=True), ladder.inverse_temperatures
+    bias = _over_batches(torch.stack(biases)) if biases else None
     return {
         name: Measurement(
             tally.groups(groups, references),
             tally.rungs(groups),
             spread,
+            bias,
             t,
             num_evaluations,
             tally.num_backward,
@@ -300,8 +311,8 @@ def rung_weights(ladder: Ladder, weights: Weights) -> list[tuple[float, Weights]
     return parts
 
 
-def _over_batches(values: Tensor) -> Estimate:
+def _over_batches(values: Tensor, log: bool = False) -> Estimate:
     """Return the mean over batches (..., n) with its jackknife interval."""
     num_batches = values.shape[-1]
     rest = (values.sum(-1, keepdim=True) - values) / max(num_batches - 1, 1)
-    return jackknife(torch.cat([values.mean(-1, keepdim=True), rest], -1), log=True)
+    return jackknife(torch.cat([values.mean(-1, keepdim=True), rest], -1), log)

@@ -246,6 +246,9 @@ def describe(measurement: Measurement) -> dict[str, Any]:
             {"inverse_temperature": t, "value": value, "low": _finite(low), "high": _finite(high)}
             for t, value, low, high in zip(temperatures, *(part.tolist() for part in spread), strict=True)
         ],
+        "log_likelihood_bias": None
+        if measurement.log_likelihood_bias is None
+        else measurement.log_likelihood_bias.record(),
         "blocks": {
             name: {"num_parameters": measurement.groups[name].num_parameters}
             | {quantity: estimate.record() for quantity, estimate in quantities.items()}

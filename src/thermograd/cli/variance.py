@@ -15,9 +15,9 @@ NOTE = (
     "Variances and the mean square error are means over parameters, with 95 % intervals over batches. Bias, sd (root "
     "of the chain variance) and root mean square error are relative to the length of the gradient of log p(x) of the "
     "same batch, as long chains give it: an estimator that aims elsewhere has that aim counted as bias, and of chains "
-    "that go on from stored ones the noise of where these stood: compare the error with the sd of exact draws, and read "
-    "the chains' own bias off `bias, all data` and l - E_1[l]. cosine is that of the mean estimate, `of one` that of a "
-    "single one."
+    "that go on from stored ones the noise of where these stood: compare the error with the sd of exact draws, and "
+    "read the chains' own bias off `bias, all data` and l - E_1[l]. cosine is that of the mean estimate, `of "
+    "one` that of a single one."
 )
 positive = click.IntRange(min=1)
 ESTIMATORS = (

@@ -21,7 +21,6 @@ from thermograd.ladders.schedules import power_schedule
 from thermograd.models.latent_model import LatentModel
 from thermograd.samplers.mala import MALA
 
-
 REFERENCE_R_HAT = 1.05
 """Beyond which the chains of an image do not agree well enough to judge others by."""
 

@@ -14,7 +14,7 @@ ROOMS = [
     *("version", "errors", "files", "streams", "machine"),
     *("config", "data", "models", "metrics", "samplers", "ladders", "evidence", "gradients", "training"),
     *("runs", "evaluation", "validation", "study", "reports"),
-    *("", "cli", "__main__"),
+    *("api", "", "cli", "__main__"),
 ]
 """From the lowest on; "" is the door."""
 HEAVY = {"matplotlib", "pandas", "torchmetrics", "h5py", "dask", "sklearn", "mlxtend", "PIL", "pooch"}

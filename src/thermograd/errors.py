@@ -1,6 +1,5 @@
 """The two kinds of failure that a user sees as one line, what their messages share, and reasons for doubt."""
 
-import difflib
 import errno
 import os
 from collections.abc import Sequence
@@ -8,11 +7,24 @@ from dataclasses import dataclass, replace
 
 
 class InputError(ValueError):
-    """Bad input: the message names the field and the value. The command line exits with 2."""
+    """Bad input: the message names the field and the value. The command line exits with 2.
+
+    Example:
+        >>> try:
+        ...     tg.MALA(-0.1)
+        ... except tg.InputError as error:
+        ...     print(error)
+        `step_size` must be positive, got -0.1.
+    """
 
 
 class RunError(RuntimeError):
-    """Work that was well specified failed while running. The command line exits with 1."""
+    """Work that was well specified failed while running. The command line exits with 1.
+
+    Example:
+        >>> issubclass(tg.RunError, RuntimeError)
+        True
+    """
 
 
 @dataclass(frozen=True)
@@ -22,6 +34,10 @@ class Caution:
     Attributes:
         kind: a short name of the reason, as "r-hat".
         text: one line for people, with figures and what to do.
+
+    Example:
+        >>> tg.Caution("acceptance", "acceptance 0.03 at t = 1: use a smaller step size.").kind
+        'acceptance'
     """
 
     kind: str
@@ -75,6 +91,8 @@ def failure(error: BaseException) -> str:
 
 def nearest(name: str, known: Sequence[str]) -> str:
     """Return "; did you mean ...?" with the nearest known name, or the list of all where none is near."""
+    import difflib
+
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(known)}"
 

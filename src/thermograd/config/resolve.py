@@ -66,6 +66,18 @@ def validate_config(values: Mapping[str, Any]) -> RunConfig:
     return validate(RunConfig, values)
 
 
+def settings_of(kind: type[Kind], base: Mapping[str, Any], overrides: Mapping[str, Any]) -> Kind:
+    """Return settings of a kind: a base of nested dictionaries, then dotted overrides.
+
+    Raises:
+        InputError: one line that names each field and value at fault.
+    """
+    requested: dict[str, Any] = {}
+    for dotted, value in overrides.items():
+        _set(requested, dotted, value)
+    return validate(kind, _merge(base, requested))
+
+
 def validate(kind: type[Kind], values: Mapping[str, Any]) -> Kind:
     """Check nested dictionaries and return what they describe.
 

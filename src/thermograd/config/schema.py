@@ -276,34 +276,22 @@ class ComputeConfig(Section):
     )
 
 
-class RunConfig(Section):
-    """Everything that defines a run."""
+class LearningConfig(Section):
+    """How a model learns: chains, gradient, optimiser and how long. Of a run, and of `fit` for a model in memory."""
 
-    preset: str
     seed: Annotated[int, Field(ge=0, strict=True)] = 0
     chain_stream: Annotated[int, Field(ge=0, strict=True)] = Field(
         0, description="another number: other chains with the same weights, batches and seed (a placebo)"
     )
-    data: DataConfig
-    model: ModelConfig
     prior_chains: PriorChainsConfig = PriorChainsConfig()
     posterior_chains: PosteriorChainsConfig = PosteriorChainsConfig()
     gradient: GradientConfig = GradientConfig()
     optimiser: OptimiserConfig = OptimiserConfig()
     training: TrainingConfig = TrainingConfig()
-    probe: ProbeConfig = ProbeConfig()
     compute: ComputeConfig = ComputeConfig()
 
     @model_validator(mode="after")
-    def _check(self) -> "RunConfig":
-        if self.model.likelihood == "bernoulli" and self.data.binarise == "none":
-            raise ValueError(
-                "`data.binarise` must be threshold or dynamic for a Bernoulli likelihood, got none"
-            )
-        if self.model.likelihood == "gaussian" and self.data.binarise != "none":
-            raise ValueError(
-                f"`data.binarise` must be none for a Gaussian likelihood, got {self.data.binarise}"
-            )
+    def _check_learning(self) -> "LearningConfig":
         if self.gradient.noise_multiplier and self.optimiser.clip_norm is not None:
             raise ValueError(
                 "`optimiser.clip_norm` must be null with a noise_multiplier, whose mean clipping would move, "
@@ -339,8 +327,29 @@ class RunConfig(Section):
             )
         if self.gradient.needs_ladder and self.prior_chains.num_chains not in (None, dealt):
             raise ValueError(
-                f"`prior_chains.num_chains` must be null or {dealt}, one a chain and image, with a ladder, "
+                f"`prior_chains.num_chains` must be null or {dealt}, one per chain and image, with a ladder, "
                 f"got {self.prior_chains.num_chains}"
+            )
+        return self
+
+
+class RunConfig(LearningConfig):
+    """Everything that defines a run."""
+
+    preset: str
+    data: DataConfig
+    model: ModelConfig
+    probe: ProbeConfig = ProbeConfig()
+
+    @model_validator(mode="after")
+    def _check(self) -> "RunConfig":
+        if self.model.likelihood == "bernoulli" and self.data.binarise == "none":
+            raise ValueError(
+                "`data.binarise` must be threshold or dynamic for a Bernoulli likelihood, got none"
+            )
+        if self.model.likelihood == "gaussian" and self.data.binarise != "none":
+            raise ValueError(
+                f"`data.binarise` must be none for a Gaussian likelihood, got {self.data.binarise}"
             )
         return self
 
@@ -355,11 +364,13 @@ class RunConfig(Section):
         return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
     def to_yaml(self) -> str:
-        """Return the config as YAML, in the order of its fields."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+        """Return the config as YAML: what the run is first, how it learns after it."""
+        values = self.model_dump(mode="json")
+        first = {name: values.pop(name) for name in ("preset", "seed", "chain_stream", "data", "model")}
+        return yaml.safe_dump(first | values, sort_keys=False)
 
 
-def evaluations_per_image(config: RunConfig) -> int:
+def evaluations_per_image(config: LearningConfig) -> int:
     """Return the generator evaluations of a training step's chains, for each image of the batch.
 
     M (S_0 + S R + D) with M chains, S steps on each of R rungs that run chains, S_0 evaluations to begin

@@ -4,7 +4,9 @@ import hashlib
 from dataclasses import dataclass, replace
 
 import numpy as np
+from torch import Tensor
 
+from thermograd.data.batches import to_tensor
 from thermograd.errors import InputError
 
 SPLITS = ("train", "test")
@@ -35,6 +37,11 @@ class ImageDataset:
     def __len__(self) -> int:
         return len(self.images)
 
+    def __repr__(self) -> str:
+        """Return name, split and sizes, no pixels."""
+        size = "x".join(map(str, self.images.shape[1:]))
+        return f"ImageDataset(name={self.name!r}, split={self.split!r}, {len(self)} images of {size})"
+
     @property
     def image_size(self) -> int:
         """Height, which is the width, in pixels."""
@@ -44,6 +51,15 @@ class ImageDataset:
     def num_channels(self) -> int:
         """1 for grey, 3 for colour."""
         return self.images.shape[3]
+
+    def to_tensor(self, num_images: int | None = None) -> Tensor:
+        """Return the first images, or all, as float32 (N, C, H, W) in [-1, 1], which a Gaussian likelihood takes.
+
+        Example:
+            >>> tg.load_dataset("digits", "test").to_tensor(10).shape
+            torch.Size([10, 1, 8, 8])
+        """
+        return to_tensor(self.images[:num_images])
 
 
 def first_images(dataset: ImageDataset, num_images: int | None) -> ImageDataset:

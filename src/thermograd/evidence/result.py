@@ -29,6 +29,12 @@ class Evidence:
         variance_log_likelihood: (K, B), Var_t(l), or None.
         num_evaluations: generator evaluations with gradient spent on each image.
         warnings: a caution for each reason to doubt the numbers.
+
+    Example:
+        >>> twin = tg.LinearGaussian.random(2, 8, noise_std=0.5, weight_scale=0.5, seed=0)
+        >>> x = twin.sample_images(4, torch.Generator().manual_seed(1))
+        >>> tg.estimate_evidence(twin, x).log_evidence.shape
+        torch.Size([4])
     """
 
     method: str

@@ -42,6 +42,13 @@ class Ladder:
         score: (K, M, B, d), gradient in z of each rung's own log density, or None.
         prior_score: (M0, d), that of the prior at `prior_latents`, or None.
         num_states: S, states that each chain gives; state s of chain m stands at s M + m on the second axis.
+
+    Example:
+        >>> twin = tg.LinearGaussian.random(2, 8, noise_std=0.5, weight_scale=0.5, seed=0)
+        >>> x = twin.sample_images(4, torch.Generator().manual_seed(1))
+        >>> ladder, _, _ = tg.sample_ladder(twin, x, tg.power_schedule(5, 3.0), torch.Generator())
+        >>> ladder
+        Ladder(5 rungs, 2 chains, 4 images)
     """
 
     inverse_temperatures: Tensor
@@ -52,6 +59,10 @@ class Ladder:
     score: Tensor | None = None
     prior_score: Tensor | None = None
     num_states: int = 1
+
+    def __repr__(self) -> str:
+        """Return counts, no tensors."""
+        return f"Ladder({self.num_rungs} rungs, {self.num_chains} chains, {self.num_images} images)"
 
     @property
     def num_rungs(self) -> int:
@@ -203,6 +214,16 @@ class LadderSampler:
 
     References:
         Calderhead, Girolami (2009), Estimating Bayes factors via thermodynamic integration and population MCMC.
+
+    Example:
+        >>> twin = tg.LinearGaussian.random(2, 8, noise_std=0.5, weight_scale=0.5, seed=0)
+        >>> x = twin.sample_images(4, torch.Generator().manual_seed(1))
+        >>> sampler = tg.LadderSampler(tg.power_schedule(5, 3.0), tg.MALA(0.3), num_chains=2, exchange=True)
+        >>> generator = torch.Generator().manual_seed(2)
+        >>> sampler, state = sampler.adapt(twin, x, sampler.start(twin, x, generator), 50, generator)
+        >>> ladder, info = sampler.run(twin, x, state, 10, generator)
+        >>> info.acceptance.shape
+        torch.Size([5, 4])
     """
 
     inverse_temperatures: Tensor

@@ -87,6 +87,10 @@ def power_schedule(num_rungs: int, power: float) -> Tensor:
 
     References:
         Friel, Pettitt (2008), Marginal likelihood estimation via power posteriors.
+
+    Example:
+        >>> tg.power_schedule(3, 2.0)
+        tensor([0.0000, 0.2500, 1.0000], dtype=torch.float64)
     """
     _check_num_rungs(num_rungs)
     _check_positive("power", power)

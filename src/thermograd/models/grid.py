@@ -36,6 +36,13 @@ class GridTwin(ExactTwin):
 
     Raises:
         InputError: more than two latent numbers, parameters in another format, or a grid without extent.
+
+    Example:
+        >>> twin = tg.LinearGaussian.random(2, 8, noise_std=0.5, weight_scale=0.5, seed=0)
+        >>> x = twin.sample_images(4, torch.Generator().manual_seed(1))
+        >>> exact = tg.GridTwin(twin).log_evidence(x)
+        >>> torch.allclose(exact, twin.log_evidence(x))
+        True
     """
 
     def __init__(self, model: LatentModel, num_points: int = 201, half_width: float = 8.0):

@@ -35,6 +35,14 @@ class LatentEBM(LatentModel):
 
     References:
         Pang, Han, Nijkamp, Zhu, Wu (2020), Learning latent space energy-based prior model. NeurIPS.
+
+    Example:
+        >>> from torch import nn
+        >>> decoder = nn.Sequential(nn.Linear(4, 64), nn.Tanh(), nn.Unflatten(1, (1, 8, 8)))
+        >>> energy = nn.Sequential(nn.Linear(4, 8), nn.GELU(), nn.Linear(8, 1), nn.Flatten(-2))
+        >>> model = tg.LatentEBM(energy, decoder, latent_dim=4, image_shape=(1, 8, 8))
+        >>> model.decode(torch.zeros(3, 4)).shape
+        torch.Size([3, 1, 8, 8])
     """
 
     def __init__(

@@ -40,6 +40,12 @@ class LatentModel(nn.Module, ABC):
 
     A subclass sets `latent_dim`, `base_std` and `image_shape` and gives `log_likelihood`, `energy` and
     `parameter_groups`; samplers, evidence and gradient estimators need nothing else.
+
+    Example:
+        >>> twin = tg.LinearGaussian.random(2, 8, noise_std=0.5, weight_scale=0.5, seed=0)
+        >>> x = twin.sample_images(4, torch.Generator().manual_seed(1))
+        >>> isinstance(twin, tg.LatentModel), twin.log_prior(torch.zeros(5, 2, dtype=torch.float64)).shape
+        (True, torch.Size([5]))
     """
 
     latent_dim: int

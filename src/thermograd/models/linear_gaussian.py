@@ -35,6 +35,12 @@ class LinearGaussian(LatentModel, ExactTwin):
     Raises:
         InputError: a wrong shape, a value that is not finite, `noise_std` not positive, C not symmetric, or
             I + C not positive definite.
+
+    Example:
+        >>> twin = tg.LinearGaussian.random(2, 8, noise_std=0.5, weight_scale=0.5, seed=0)
+        >>> x = twin.sample_images(4, torch.Generator().manual_seed(1))
+        >>> twin.log_evidence(x).shape
+        torch.Size([4])
     """
 
     def __init__(

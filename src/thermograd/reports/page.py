@@ -34,6 +34,9 @@ def write_report(folder: Path | str) -> Path:
 
     Raises:
         InputError: not a study folder, or one in which nothing was measured yet.
+
+    Example:
+        >>> page = tg.write_report("studies/quick")  # doctest: +SKIP
     """
     from thermograd.reports.collect import collect
     from thermograd.reports.conclusions import conclude

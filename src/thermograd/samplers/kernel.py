@@ -28,6 +28,10 @@ class Kernel(ABC):
     Raises:
         InputError: `step_size` is a number and not positive, or `target_acceptance` outside (0, 1). Tensors are checked
             by `LadderSampler`.
+
+    Example:
+        >>> isinstance(tg.MALA(0.1), tg.Kernel)
+        True
     """
 
     name: ClassVar[str]

@@ -25,6 +25,10 @@ class ULA(Kernel):
 
     Raises:
         InputError: `step_size` is a number and not positive; tensors are checked by `LadderSampler`.
+
+    Example:
+        >>> tg.ULA(0.1).target_acceptance is None
+        True
     """
 
     name: ClassVar[str] = "ula"

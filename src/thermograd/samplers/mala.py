@@ -33,6 +33,10 @@ class MALA(Kernel):
         Roberts and Tweedie (1996), Exponential convergence of Langevin distributions. Bernoulli.
         Roberts and Rosenthal (1998), Optimal scaling of discrete approximations to Langevin diffusions. JRSS
             B.
+
+    Example:
+        >>> tg.MALA(0.1).target_acceptance
+        0.574
     """
 
     name: ClassVar[str] = "mala"

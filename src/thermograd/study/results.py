@@ -89,6 +89,9 @@ def load_study(path: Path | str) -> "pd.DataFrame":
 
     Raises:
         InputError: not a study folder.
+
+    Example:
+        >>> table = tg.load_study("studies/quick")  # doctest: +SKIP
     """
     return table_of(read_runs(open_study(Path(path))))
 

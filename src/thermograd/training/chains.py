@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from thermograd.config.schema import RunConfig
+from thermograd.config.schema import LearningConfig
 from thermograd.errors import InputError
 from thermograd.gradients.rules import ESTIMATORS, PRIOR_RULES
 from thermograd.ladders.ladder import Bottom, Ladder, LadderInfo, LadderSampler
@@ -66,7 +66,7 @@ class Chains:
         InputError: stored chains would take more memory than `LARGEST_STORE`.
     """
 
-    def __init__(self, config: RunConfig, model: LatentModel, num_images: int):
+    def __init__(self, config: LearningConfig, model: LatentModel, num_images: int):
         self.config = config
         like = next(model.parameters())
         self.device = like.device
@@ -82,7 +82,7 @@ class Chains:
         self.swap_rates: Tensor | None = None
         self.stored = self._make_store(model, num_images) if chains.start == "persistent" else None
         shape = (0, 0, 0) if self.stored is None else self.stored.shape[:3]
-        self.log_factors = torch.zeros(shape[:2], device=self.device)
+        self.log_factors = torch.zeros(shape[:2], dtype=like.dtype, device=self.device)
         self.num_still = torch.zeros(shape, dtype=torch.int16, device=self.device)
         persists = self.runs_prior_chains and not config.prior_chains.is_short_run
         self.prior = PriorChains(config, model, persists, self.stream)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from thermograd.errors import RunError
+from thermograd.models.latent_model import LatentModel
 from thermograd.training.chains import Draws
 
 
@@ -40,6 +41,27 @@ def check_draws(draws: Draws, largest_latent: float, step: int) -> None:
             )
 
 
+def energy_constants(model: LatentModel) -> set[str]:
+    """Return the parameters that only add a constant to the energy, such as the bias of a last layer.
+
+    They cancel out of the prior, so their gradient is rightly 0: that of E is the same at any two latents.
+    """
+    parameters = dict(model.named_parameters())
+    names = model.parameter_groups()["prior"]
+    z = model.sample_base((2,), torch.Generator(next(model.parameters()).device).manual_seed(0))
+    found = []
+    for row in z:
+        energy = model.energy(row.unsqueeze(0)).sum()
+        if not energy.requires_grad:
+            return set()
+        found.append(torch.autograd.grad(energy, [parameters[name] for name in names], allow_unused=True))
+    return {
+        name
+        for name, one, other in zip(names, *found, strict=True)
+        if one is not None and other is not None and torch.equal(one, other)
+    }
+
+
 def count_zero_gradients(
     counts: dict[str, int], gradient: Mapping[str, Tensor], limit: int, step: int
 ) -> None:
@@ -48,7 +70,8 @@ def count_zero_gradients(
     Raises:
         RunError: `limit` steps in a row; it is a parameter that does not learn.
     """
-    for name, tensor in gradient.items():
+    for name in counts:
+        tensor = gradient[name]
         counts[name] = 0 if tensor.count_nonzero() else counts[name] + 1
         if counts[name] >= limit:
             raise RunError(

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from thermograd.config.schema import RunConfig
+from thermograd.config.schema import LearningConfig
 
 Tensors = Mapping[str, Tensor]
 
@@ -60,7 +60,7 @@ class CleanAdam(torch.optim.Optimizer):
                 parameter.addcdiv_(state["exp_avg"], root, value=group["lr"] / (1 - b1**count))
 
 
-def make_optimiser(config: RunConfig, groups: Mapping[str, Tensors]) -> torch.optim.Optimizer:
+def make_optimiser(config: LearningConfig, groups: Mapping[str, Tensors]) -> torch.optim.Optimizer:
     """Return the optimiser that a config names, one group of parameters for each network."""
     settings = config.optimiser
     rates = {"prior": settings.prior_lr, "generator": settings.generator_lr}

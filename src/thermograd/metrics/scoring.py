@@ -13,7 +13,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -22,6 +21,7 @@ from torch import Tensor
 from thermograd.errors import InputError
 from thermograd.files import cache_folder as user_cache
 from thermograd.metrics.cache import hash_fields, read_tensors, write_tensors
+from thermograd.metrics.counts import QUICK_COUNT, Variant, distance_name, images_needed
 from thermograd.metrics.distance import (
     Estimate,
     frechet_at_infinity,
@@ -31,11 +31,6 @@ from thermograd.metrics.distance import (
 )
 from thermograd.metrics.features import FeatureExtractor, extract_features
 from thermograd.streams import stream, stream_seed
-
-QUICK_COUNT = 1000
-"""Images of each set that the quick variant uses."""
-
-Variant = Literal["quick", "full"]
 
 
 @dataclass(frozen=True)
@@ -109,9 +104,9 @@ def score_images(
 ) -> list[DistanceRecord]:
     """Return the distances of `images` to a reference set.
 
-    The quick variant takes the first 1,000 images and a seeded draw of 1,000 of the reference: the kernel
-    distance, and the Fréchet distance where 1,000 is at least twice the features. The full one takes all:
-    both, and the Fréchet distance at infinity where both sets have four times the features.
+    The quick variant takes 1,000 images (a seeded draw of an array, the first of batches) and a seeded draw of 1,000 of
+    the reference. The full one takes all. A distance that the counts do not allow is not returned;
+    `thermograd.metrics.counts.left_out` says which and how many images it needs.
 
     Args:
         images: uint8 array (N, H, W, C), or batches (B, C, H, W) of uint8 or of floats in [-1, 1].
@@ -124,12 +119,11 @@ def score_images(
         cache_folder: where features of the reference are kept; None means the user's cache.
 
     Raises:
-        InputError: for too few images (the message says how many), or images of another size or number of
-            channels.
+        InputError: for images of another size or number of channels, or none.
     """
     _check_variant(variant)
     if variant == "quick":
-        images = _first(images, QUICK_COUNT)
+        images = _some(images, QUICK_COUNT, seed)
     batches = images if isinstance(images, np.ndarray) else _checked_batches(images, reference)
     if isinstance(batches, np.ndarray) and batches.shape[1:] != reference.images.shape[1:]:
         raise InputError(
@@ -185,10 +179,9 @@ def reference_features(
     fields |= {"grey": extractor.grey_conversion(images.shape[3]), "num_reference": len(images)}
     if variant == "quick" and len(images) > QUICK_COUNT:
         fields |= {"num_drawn": QUICK_COUNT, "seed": seed}
-        draw = np.random.default_rng(stream_seed(seed, "quick-reference"))
-        images = images[np.sort(draw.choice(len(images), QUICK_COUNT, replace=False))]
+        images = _drawn(images, QUICK_COUNT, seed, "quick-reference")
     folder = user_cache() if cache_folder is None else cache_folder
-    path = folder / "features" / f"{extractor.name}-{hash_fields(fields)}.safetensors"
+    path = folder / "features" / f"{hash_fields(fields)}.safetensors"
     cached = read_tensors(path, fields)
     if cached is not None:
         return cached["features"]
@@ -201,13 +194,15 @@ def _distances(
     real: Tensor, fake: Tensor, template: DistanceRecord, variant: Variant
 ) -> list[DistanceRecord]:
     template = replace(template, num_reference=len(real), num_fake=len(fake))
-    count, num_features = min(len(real), len(fake)), real.shape[1]
-    seed = template.seed
-    found: list[tuple[str, Estimate]] = [("kernel", kernel_distance(real, fake, seed=seed))]
-    if variant == "full" or count >= 2 * num_features:
+    seed, needed = template.seed, images_needed(real.shape[1], variant)
+    possible = {distance for distance, least in needed.items() if min(len(real), len(fake)) >= least}
+    found: list[tuple[str, Estimate]] = []
+    if "kernel" in possible:
+        found.append(("kernel", kernel_distance(real, fake, seed=seed)))
+    if "frechet" in possible:
         error = frechet_standard_error(real, fake, seed=seed)
         found.append(("frechet", Estimate(frechet_distance(real, fake), error)))
-    if variant == "full" and count >= 4 * num_features:
+    if "frechet-at-infinity" in possible:
         found.append(("frechet-at-infinity", frechet_at_infinity(real, fake, seed=seed)))
     return [
         replace(
@@ -219,13 +214,6 @@ def _distances(
         )
         for distance, estimate in found
     ]
-
-
-def distance_name(distance: str, extractor: str) -> str:
-    """Return what a distance is called: "FID" and its kin only with the true Inception."""
-    if extractor == "inception-v3-2015-12-05":
-        return {"frechet": "FID", "frechet-at-infinity": "FID-infinity", "kernel": "KID"}[distance]
-    return {"frechet": "fd-", "frechet-at-infinity": "fd-infinity-", "kernel": "kd-"}[distance] + extractor
 
 
 def _template(reference: Reference, extractor: FeatureExtractor, seed: int) -> DistanceRecord:
@@ -251,11 +239,18 @@ def _check_variant(variant: str) -> None:
         raise InputError(f"`variant` must be quick or full, got {variant}.")
 
 
-def _first(images: np.ndarray | Iterable[Tensor], count: int) -> np.ndarray | Iterable[Tensor]:
-    """Return the first images, asking a generator for no more batches than needed."""
+def _some(images: np.ndarray | Iterable[Tensor], count: int, seed: int) -> np.ndarray | Iterable[Tensor]:
+    """Return so many images: drawn from an array, whose beginning may be of one class; the first of a generator."""
     if isinstance(images, np.ndarray):
-        return images[:count]
+        return _drawn(images, count, seed, "quick-images")
     return _first_batches(images, count)
+
+
+def _drawn(images: np.ndarray, count: int, seed: int, name: str) -> np.ndarray:
+    if len(images) <= count:
+        return images
+    draw = np.random.default_rng(stream_seed(seed, name))
+    return images[np.sort(draw.choice(len(images), count, replace=False))]
 
 
 def _first_batches(batches: Iterable[Tensor], count: int) -> Iterable[Tensor]:

@@ -188,3 +188,24 @@ def test_a_run_that_was_never_evaluated_is_named(tmp_path, trained):
     train_run(config, tmp_path / "fresh")
     with pytest.raises(InputError, match="was not evaluated yet"):
         compare_runs([trained, tmp_path / "fresh"])
+
+
+def test_the_prior_is_measured_in_its_two_parts(trained, record):
+    """Posterior draws and samples along the chains, on as many images as the distance needs, at the marks alone."""
+    prior = record.values["prior"]
+    assert [mark["num_steps"] for mark in prior["marks"]] == [40, 200, 1000]
+    found = {(each["images"], each["num_steps"]): each for each in prior["distances"]}
+    assert set(found) == {("posterior-train", None), *(("prior", n) for n in (40, 200, 1000))}
+    assert all(
+        each["num_images"] == 200 for each in found.values()
+    )  # 40 test images are too few for a covariance
+    run = load_run(trained)
+    stored = run.checkpoint.parts["training_state"]["stored"][:, -1, 0]
+    with torch.no_grad():
+        energy = float(run.model.energy(stored).mean())
+    assert prior["energy_posterior"] == pytest.approx(energy)
+    assert prior["contrast"] == pytest.approx(energy - prior["marks"][-1]["energy"])
+    assert prior["verdict"] in ("settled", "short-run", "not-settled")
+    assert prior["is_short_run"] == run.config.prior_chains.is_short_run
+    # Two epochs teach the decoder little, but more than the prior: its own draws are nearer to the data.
+    assert found["posterior-train", None]["value"] < found["prior", 1000]["value"]

@@ -162,6 +162,38 @@ def _print_evaluation(record: "Record") -> None:
         click.echo(f"warning: {caution['text']}", err=True)
     if record.values["distances"]:
         _print_distances(record.values["distances"])
+    _print_prior(record.values["prior"])
+
+
+VERDICTS = {
+    "settled": "The prior has settled: it is the density that its energy says.",
+    "short-run": "The prior is a short-run sampler, not a density: run on, its chains go elsewhere, and log p(x) is "
+    "about where they end.",
+    "not-settled": "The prior's chains have not settled: run on, they go elsewhere.",
+}
+
+
+def _print_prior(prior: dict[str, Any]) -> None:
+    """Print the energies of the prior's chains, and the distance in its two parts."""
+    distances = {(each["images"], each["num_steps"]): each for each in prior["distances"]}
+
+    def row(images: str, num_steps: int | None, energy: str) -> tuple[str, ...]:
+        each = distances.get((images, num_steps))
+        distance = "-" if each is None else f"{each['value']:.4g} ± {each['standard_error']:.2g}"
+        name = images.replace("-", " draws, ") if num_steps is None else f"prior, {num_steps} steps"
+        return name, energy, distance
+
+    energy = prior["energy_posterior"]
+    rows = [row("posterior-train", None, "-" if energy is None else f"{energy:.2f}")]
+    if ("posterior-test", None) in distances:
+        rows.append(row("posterior-test", None, "-"))
+    rows += [
+        row("prior", mark["num_steps"], f"{mark['energy']:.2f} ± {mark['standard_error']:.2g}")
+        for mark in prior["marks"]
+    ]
+    title = "The prior's chains run on, and the two parts of the distance to the test images"
+    print_table(title, ("images", "mean energy (nats)", "Fréchet distance"), rows)
+    click.echo(VERDICTS[prior["verdict"]])
 
 
 def _print_variance(record: "Record") -> None:

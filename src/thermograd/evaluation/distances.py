@@ -49,17 +49,27 @@ def make_extractor(
     return classifier_features(data, train.images, train.labels, test.images, test.labels)
 
 
-def distances_of_run(
-    run: Run, samples: Samples, splits: dict[str, ImageDataset], settings: EvaluationSettings
-) -> list[dict[str, Any]]:
-    """Return the distances of samples to both splits, each with its floor."""
+def extractor_of_run(
+    run: Run, splits: dict[str, ImageDataset], settings: EvaluationSettings
+) -> FeatureExtractor | None:
+    """Return the feature network of a run's distances, or None where none are wanted."""
     if settings.extractor == "none":
-        return []
+        return None
     # The classifier learns from the whole data set, however few images the run was trained on.
     full = splits
     if run.config.data.num_images is not None and run.config.data.path is None:
         full = {split: load_dataset(run.config.data.name, split) for split in splits}
-    extractor = make_extractor(settings.extractor, splits["test"].name, full, settings.weights)
+    return make_extractor(settings.extractor, splits["test"].name, full, settings.weights)
+
+
+def distances_of_run(
+    run: Run,
+    samples: Samples,
+    splits: dict[str, ImageDataset],
+    settings: EvaluationSettings,
+    extractor: FeatureExtractor | None,
+) -> list[dict[str, Any]]:
+    """Return the distances of samples to both splits, each with its floor."""
     if extractor is None:
         return []
     records: list[dict[str, Any]] = []

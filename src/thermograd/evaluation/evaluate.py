@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from thermograd.data import ImageDataset, to_tensor
-from thermograd.evaluation.distances import distances_of_run
+from thermograd.evaluation.distances import distances_of_run, extractor_of_run
+from thermograd.evaluation.prior import prior_of_run
 from thermograd.evaluation.records import Record, add_record, record_of
 from thermograd.evaluation.settings import EvaluationSettings
 from thermograd.evidence import IMAGE_PILOT_STEPS, IMAGE_RUNGS, IMAGE_STEPS, estimate_evidence
@@ -35,13 +36,14 @@ def evaluate_run(run: Run, settings: EvaluationSettings | None = None) -> Record
         settings: what to measure; None for the defaults.
 
     Returns:
-        The record. Its values are `quantities` by name ({value, standard_error over images, unit}) and `distances`, a
-        list of `DistanceRecord` as dictionaries, floors among them, each with the split that it is to.
+        The record. Its values are `quantities` by name ({value, standard_error over images, unit}), `distances`, a
+        list of `DistanceRecord` as dictionaries, floors among them, each with the split that it is to, and `prior`,
+        what `prior_of_run` found.
     """
     settings = settings or EvaluationSettings()
     splits = {split: run.data(split) for split in ("train", "test")}
     data = splits[settings.split]
-    quantities = _posterior_values(run, data, settings)
+    quantities, latents = _posterior_values(run, data, settings)
     num_samples = settings.num_samples or min(len(splits["test"]), 10_000)
     samples = sample_images(run.model, run.prior_chains, num_samples, settings.seed)
     quantities["energy_prior"] = _mean(samples.energy, "nats")
@@ -50,6 +52,10 @@ def evaluate_run(run: Run, settings: EvaluationSettings | None = None) -> Record
     folder = run.folder / "samples"
     save_png(image_grid(samples.images[:64]), folder / f"samples_{run.checkpoint.path.name}.png")
     quantities |= _neighbour_values(run, samples, splits, folder)
+    extractor = extractor_of_run(run, splits, settings)
+    posterior = {settings.split: latents} if settings.split == "test" else {}
+    prior = prior_of_run(run, posterior, splits, num_samples, settings, extractor)
+    distances = distances_of_run(run, samples, splits, settings, extractor)
     used = {
         **asdict(settings),
         "num_images": min(settings.num_images, len(data)),
@@ -64,16 +70,19 @@ def evaluate_run(run: Run, settings: EvaluationSettings | None = None) -> Record
         source=settings.source,
         seed=settings.seed,
         settings={name: value for name, value in used.items() if name not in ("source", "split", "seed")},
-        values={"quantities": quantities, "distances": distances_of_run(run, samples, splits, settings)},
+        values={"quantities": quantities, "distances": distances, "prior": prior},
     )
     add_record(run.folder, record)
     return record
 
 
-def _posterior_values(run: Run, data: ImageDataset, settings: EvaluationSettings) -> dict[str, Any]:
+def _posterior_values(
+    run: Run, data: ImageDataset, settings: EvaluationSettings
+) -> tuple[dict[str, Any], Tensor]:
+    """Return what posterior draws say, and the latents (N, d) of one draw per image."""
     model, device = run.model, next(run.model.parameters()).device
     count = min(settings.num_images, len(data))
-    parts: dict[str, list[Tensor]] = {"error": [], "log_likelihood": [], "energy": []}
+    parts: dict[str, list[Tensor]] = {"error": [], "log_likelihood": [], "energy": [], "latents": []}
     for first in range(0, count, settings.batch_size):
         x = batch_images(run.config, data, range(first, min(first + settings.batch_size, count)), 0, device)
         posterior = sample_posterior(
@@ -87,11 +96,13 @@ def _posterior_values(run: Run, data: ImageDataset, settings: EvaluationSettings
         parts["error"].append((images - originals).square().mean((1, 2, 3)))
         parts["log_likelihood"].append(posterior.log_likelihood[-1, 0])
         parts["energy"].append(posterior.energy[-1, 0])
-    return {
+        parts["latents"].append(posterior.latents[-1, 0])
+    values = {
         "reconstruction_mean_square_error": _mean(torch.cat(parts["error"]), "pixels in [-1, 1]"),
         "log_likelihood_at_posterior_draws": _mean(torch.cat(parts["log_likelihood"]), "nats"),
         "energy_posterior": _mean(torch.cat(parts["energy"]), "nats"),
     }
+    return values, torch.cat(parts["latents"])
 
 
 def _evidence_values(run: Run, data: ImageDataset, settings: EvaluationSettings) -> dict[str, Any]:

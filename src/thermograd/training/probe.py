@@ -26,9 +26,13 @@ from thermograd.samplers.named import make_kernel
 from thermograd.streams import stream, stream_seed
 from thermograd.training.builder import batch_images
 from thermograd.training.chains import Chains
+from thermograd.training.convergence import follow_prior
 from thermograd.training.trainer import Trainer
 
 Learning = TypeVar("Learning", bound=LearningConfig)
+
+PRIOR_CHAINS, PRIOR_STEPS = 200, (40, 200)
+"""Chains and steps with which a probe looks at the prior."""
 
 NUM_PILOT_STEPS = 60
 """Steps in which MALA finds step sizes for a ladder that the run does not have."""
@@ -320,7 +324,21 @@ class Probe:
             )
             for name, measurement in measured.items():
                 found.setdefault(name, {})[kind] = describe(measurement)
-        return {"batches": settings.batches, "repeats": settings.repeats, "estimators": found}
+        return {
+            "batches": settings.batches,
+            "repeats": settings.repeats,
+            "estimators": found,
+            "prior": self._prior(step),
+        }
+
+    def _prior(self, step: int) -> dict[str, Any]:
+        """Return whether the prior's chains settle, by a short look; the contrast where posterior chains are stored."""
+        chains = self.trainer.chains
+        stored = None if chains.stored is None else chains.stored[:, -1, 0]
+        steps, seed = PRIOR_STEPS, stream_seed(self.config.seed, "probe-prior", step)
+        return follow_prior(
+            self.trainer.model, chains.prior.source, stored, seed, num_chains=PRIOR_CHAINS, num_steps=steps
+        ).record()
 
     def _images(self, index: np.ndarray) -> list[Tensor]:
         return [batch_images(self.config, self.data, row, 0, self.trainer.device) for row in index]

@@ -60,7 +60,8 @@ KINDS = {"persistent": PERSISTENT, "ladder": LADDER, "swaps": SWAPS, "noisy": NO
 
 def last_files(folder: Path) -> dict[str, bytes]:
     last = (folder / "checkpoints" / "last").resolve()
-    return {file.name: file.read_bytes() for file in sorted(last.iterdir())}
+    # metrics.json seals metrics.jsonl, to which probes add their own lines.
+    return {file.name: file.read_bytes() for file in sorted(last.iterdir()) if file.name != "metrics.json"}
 
 
 def train(config: RunConfig, folder: Path) -> Path:

@@ -168,7 +168,7 @@ def test_bad_settings_are_one_line_and_write_nothing(
 
 
 BAD_DATA: list[tuple[Callable[[Path], Path], str]] = [
-    (empty_folder, "holds no .png, .jpg or .jpeg files"),
+    (empty_folder, "holds no images"),
     (lambda folder: save_images(folder, [(8, 8), (8, 8), (9, 9)]), "must be of one size"),
     (lambda folder: save_images(folder, [(8, 9)] * 3), "must be square"),
     (truncated_png, "1.png is damaged"),
@@ -177,7 +177,7 @@ BAD_DATA: list[tuple[Callable[[Path], Path], str]] = [
     (lambda folder: array(folder.with_suffix(".npy"), np.full((20, 8, 8), 1.5)), "pixels.npy"),
     (lambda folder: array(folder.with_suffix(".npy"), np.full((20, 8, 8), -3.0)), "pixels.npy"),
     (lambda folder: array(folder.with_suffix(".npy"), np.zeros(5, np.uint8)), "pixels.npy"),
-    (lambda folder: array(folder.with_suffix(".npy"), np.zeros((1, 8, 8), np.uint8)), "at least 2 images"),
+    (lambda folder: array(folder.with_suffix(".npy"), np.eye(8, dtype=np.uint8)[None]), "at least 2 images"),
 ]
 
 
@@ -251,7 +251,8 @@ def test_all_checkpoints_damaged_is_bad_input(trained: Path, here: Path, capsys:
 
 
 def test_a_picture_over_a_folder_is_bad_input(trained: Path, here: Path, capsys: pytest.CaptureFixture[str]):
-    expect_bad_input(["sample", str(trained), "--out", str(here)], "`--out` must be a file", capsys)
+    expect_bad_input(["sample", str(trained), "--out", str(trained)], "is a folder that is not empty", capsys)
+    expect_bad_input(["sample", str(trained), "--out", "s.jpg"], "must end in .npy, .npz, .png", capsys)
     assert tree(here) == {}
 
 
@@ -372,8 +373,8 @@ def test_a_failed_run_is_exit_1_and_ends_with_one_line(
     words += ["--compute.device", "cpu"]
     assert cli.run(["train", "digits", *words, "--out", "run", "--json"]) == 1
     output = capsys.readouterr()
-    message, error = output.err.splitlines()
-    assert "CPU" in json.loads(message)["message"]
+    *messages, error = output.err.splitlines()
+    assert "CPU" in json.loads(messages[0])["message"]
     assert error.startswith("thermograd: The ")
     assert output.out == ""
 
@@ -399,7 +400,7 @@ def test_a_full_disk_is_exit_1_and_one_line(
     def fail(*arguments: Any) -> None:
         raise OSError(28, "No space left on device", "samples.png")
 
-    monkeypatch.setattr("thermograd.runs.pictures.save_png", fail)
+    monkeypatch.setattr("thermograd.runs.exports.save_png", fail)
     assert cli.run(["sample", str(trained)]) == 1
     errors = capsys.readouterr().err
     assert errors.count("\n") == 1

@@ -19,24 +19,25 @@ path = click.Path(path_type=Path)
 @click.command()
 @folder_argument
 @click.option("--num", default=64, type=positive, show_default=True, help="Images to draw.")
-@click.option("--out", type=path, help="PNG file [default: DIR/samples/samples.png].")
+@click.option(
+    "--out",
+    help="File that ends in .npz, .npy (arrays) or .png (a grid), or a folder (single PNG files) "
+    "[default: DIR/samples/samples.png].",
+)
 @click.option("--seed", default=0, type=not_negative, show_default=True)
 @click.option("--checkpoint", help="Name of a checkpoint [default: the last].")
 @json_option
-def sample(
-    folder: Path, num: int, out: Path | None, seed: int, checkpoint: str | None, as_json: bool
-) -> None:
+def sample(folder: Path, num: int, out: str | None, seed: int, checkpoint: str | None, as_json: bool) -> None:
     """Draw images from the model in DIR."""
-    from thermograd.runs.pictures import image_grid, save_png
+    from thermograd.runs.exports import export_form, export_images
     from thermograd.runs.run import load_run
     from thermograd.training.samples import sample_images
 
+    target = out or folder / "samples" / "samples.png"
+    export_form(target)
     run = load_run(folder, checkpoint)
     samples = sample_images(run.model, run.prior_chains, num, seed)
-    file = out or folder / "samples" / "samples.png"
-    if file.is_dir():
-        raise InputError(f"`--out` must be a file, got the folder {file}.")
-    save_png(image_grid(samples.images), file)
+    file = export_images(samples.images, target)
     record = {"file": str(file), "num": num, "seed": seed, "checkpoint": run.checkpoint.path.name}
     emit(record, as_json, str(file))
 

@@ -89,12 +89,20 @@ def failure(error: BaseException) -> str:
     return text if known and text else f"{type(error).__name__}{': ' * bool(text)}{text}"
 
 
-def nearest(name: str, known: Sequence[str]) -> str:
-    """Return "; did you mean ...?" with the nearest known name, or the list of all where none is near."""
+def nearest(name: str, known: Sequence[str], prefix: str = "") -> str:
+    """Return the end of a sentence: "; did you mean ...?" with the nearest known name, or the list of all.
+
+    Args:
+        name: what was written.
+        known: the names it may be.
+        prefix: put before each of them.
+    """
     import difflib
 
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(known)}"
+    if close:
+        return f"; did you mean {prefix + close[0]!r}?"
+    return f"; known are {', '.join(prefix + each for each in known)}."
 
 
 def check_positive(name: str, count: int) -> None:

@@ -245,7 +245,7 @@ def test_a_ladder_without_its_lower_end_is_refused(needed, estimator, prior_rule
         energy=ladder.energy[-1:],
         prior_latents=ladder.prior_latents if needed == "its rungs" else None,
     )
-    if needed == "its rungs" and not (estimator.needs_ladder or prior_rule.needs_ladder):
+    if needed == "its rungs" and not (estimator.needs_prior_rung or prior_rule.needs_prior_rung):
         case = make_case("linear")
         assert_same(gradient(case, top, estimator, prior_rule), gradient(case, ladder, estimator, prior_rule))
         return

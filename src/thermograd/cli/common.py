@@ -32,7 +32,7 @@ def parse_overrides(words: Sequence[str], options: Sequence[str]) -> dict[str, A
         if not name.startswith("--"):
             raise InputError(f"`{word}` is not expected: settings are given as --group.name value.")
         if "." not in name:
-            raise InputError(f"`{name}` is not an option{nearest(name, list(options))}.")
+            raise InputError(f"`{name}` is not an option{nearest(name, list(options))}")
         if not has_value:
             if not words:
                 raise InputError(f"`{name}` must be followed by a value.")

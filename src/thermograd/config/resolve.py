@@ -11,19 +11,12 @@ from typing import Any, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from thermograd.config.names import preset_names
 from thermograd.config.schema import RunConfig
 from thermograd.errors import InputError, nearest, shown
 from thermograd.files import read_yaml
 
 Kind = TypeVar("Kind", bound=BaseModel)
-
-
-def preset_names() -> list[str]:
-    """Return the names of the presets that come with the package."""
-    folder = resources.files("thermograd.config") / "presets"
-    return sorted(
-        entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml")
-    )
 
 
 def load_preset(name: str) -> dict[str, Any]:
@@ -33,7 +26,7 @@ def load_preset(name: str) -> dict[str, Any]:
         InputError: an unknown name; the message gives the nearest one.
     """
     if name not in preset_names():
-        raise InputError(f"`preset` {name!r} is not known{nearest(name, preset_names())}.".replace("?.", "?"))
+        raise InputError(f"`preset` {name!r} is not known{nearest(name, preset_names())}")
     text = (resources.files("thermograd.config") / "presets" / f"{name}.yaml").read_text()
     return {"preset": name, **yaml.safe_load(text)}
 
@@ -98,12 +91,11 @@ def _describe(error: ValidationError, root: type[BaseModel]) -> list[str]:
         if item["type"] == "extra_forbidden":
             *parents, last = [str(part) for part in item["loc"]]
             names = list(_section(root, parents).model_fields)
-            hint = nearest(last, names).replace(
-                "did you mean '", "did you mean '" + "".join(p + "." for p in parents)
-            )
-            sentences.append(f"`{dotted}` is not a setting{hint}.".replace("?.", "?"))
+            hint = nearest(last, names, prefix="".join(f"{parent}." for parent in parents))
+            sentences.append(f"`{dotted}` is not a setting{hint}")
         elif item["type"] == "value_error":
-            sentence = str(item["ctx"]["error"]).rstrip(".") + "."
+            sentence = str(item["ctx"]["error"])
+            sentence += "" if sentence[-1] in ".?" else "."
             sentences.append(sentence if sentence.startswith("`") else f"`{dotted}` {sentence}")
         elif item["type"] == "missing":
             sentences.append(f"`{dotted}` must be given.")

@@ -10,28 +10,24 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-PositiveInt = Annotated[int, Field(ge=1, strict=True)]
-
-
-def _refuse_bool(value: Any) -> Any:
-    if isinstance(value, bool):  # a float takes True for 1.0, and YAML reads "yes" as True
-        raise ValueError(f"must be a number, got {value}")
-    return value
-
-
-Number = Annotated[float, BeforeValidator(_refuse_bool)]
-PositiveFloat = Annotated[Number, Field(gt=0)]
-Fraction = Annotated[Number, Field(ge=0, lt=1)]
-Widths = tuple[PositiveInt, ...]
-
-
-class Section(BaseModel):
-    """A frozen group of settings that refuses unknown names."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
+from thermograd.config import names
+from thermograd.config.fields import (
+    EstimatorName,
+    Fraction,
+    GeneratorName,
+    KernelName,
+    Number,
+    PositiveFloat,
+    PositiveInt,
+    PosteriorStart,
+    PriorRuleName,
+    PriorStart,
+    ScheduleName,
+    Section,
+    Widths,
+)
 
 class DataConfig(Section):
     """What is learnt from."""
@@ -72,7 +68,7 @@ class EnergyConfig(Section):
 class GeneratorConfig(Section):
     """The generator network."""
 
-    kind: Literal["conv", "dense"] = "conv"
+    kind: GeneratorName = "conv"
     widths: Widths = (64, 32, 16)
 
 
@@ -91,10 +87,10 @@ class ModelConfig(Section):
 class PriorChainsConfig(Section):
     """Chains on the prior, shared by all images of a batch."""
 
-    kernel: Literal["ula", "mala"] = "ula"
+    kernel: KernelName = "ula"
     num_steps: PositiveInt = 60
     step_size: PositiveFloat = Field(0.4, description="h")
-    start: Literal["base", "persistent"] = "base"
+    start: PriorStart = "base"
     num_chains: PositiveInt | None = Field(None, description="M0; None for one a posterior chain")
     num_updates: PositiveInt = Field(
         1, description="steps of the energy for each of the generator, with the same posterior draws"
@@ -115,10 +111,10 @@ class PriorChainsConfig(Section):
 class PosteriorChainsConfig(Section):
     """Chains on the power posteriors of each image."""
 
-    kernel: Literal["ula", "mala"] = "ula"
+    kernel: KernelName = "ula"
     num_steps: PositiveInt = 20
-    step_size: PositiveFloat = Field(0.1, description="h, where chains begin to adapt it for MALA")
-    start: Literal["base", "prior", "annealed", "persistent"] = "base"
+    step_size: PositiveFloat = Field(0.1, description="h, where a kernel that adapts begins")
+    start: PosteriorStart = "base"
     num_start_steps: PositiveInt = Field(1, description="steps on each rung of the annealed start")
     exchange: bool = Field(False, description="let neighbouring rungs swap states")
     adaptation_gain: Annotated[Number, Field(ge=0)] = Field(
@@ -134,19 +130,10 @@ class PosteriorChainsConfig(Section):
     )
 
 
-EstimatorName = Literal[
-    "maximum-likelihood",
-    "thermodynamic-detached",
-    "thermodynamic-complete",
-    "stepping-stone-detached",
-    "stepping-stone-complete",
-]
-
-
 class ScheduleConfig(Section):
     """Inverse temperatures of the rungs."""
 
-    kind: Literal["power", "linear", "geometric", "sigmoid", "equal-length", "equal-swap"] = "power"
+    kind: ScheduleName = "power"
     power: PositiveFloat = Field(3.0, description="p of (k/N)^p; where adapted schedules begin as well")
     smallest: Annotated[Number, Field(gt=0, lt=1)] = Field(1e-3, description="first rung above 0, geometric")
     steepness: PositiveFloat = Field(6.0, description="of the sigmoid")
@@ -157,7 +144,7 @@ class GradientConfig(Section):
     """The estimator of the learning gradient."""
 
     estimator: EstimatorName = "maximum-likelihood"
-    prior_rule: Literal["contrast", "covariance", "detached-objective"] = "contrast"
+    prior_rule: PriorRuleName = "contrast"
     num_chains: PositiveInt = Field(
         1, description="M, chains on each rung of an image; as few as the estimator needs"
     )
@@ -173,34 +160,35 @@ class GradientConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _defaults(cls, values: Any) -> Any:
-        """Fill in rungs and chains where they are not given: 11 rungs for a ladder, as few chains as suffice."""
+        """Fill in rungs and chains where they are not given, as the estimator and the prior rule need them."""
         if not isinstance(values, Mapping):
             return values
-        estimator = values.get("estimator", "maximum-likelihood")
-        contrast = values.get("prior_rule", "contrast") == "contrast"
-        num_rungs = 2 if estimator == "maximum-likelihood" and contrast else 11
+        estimator = names.ESTIMATORS.get(str(values.get("estimator", "maximum-likelihood")))
+        rule = names.PRIOR_RULES.get(str(values.get("prior_rule", "contrast")))
+        if estimator is None or rule is None:
+            return values  # which is refused later, by name
         multiplier = values.get("noise_multiplier", 0)
         # A text such as "0" is true to Python; what is no number is refused later.
         noisy = isinstance(multiplier, int | float) and multiplier != 0
-        num_chains = cls._fewest_chains(str(estimator), contrast, noisy)
-        return {"num_rungs": num_rungs, "num_chains": num_chains, **values}
-
-    @staticmethod
-    def _fewest_chains(estimator: str, contrast: bool, noisy: bool) -> int:
-        """Return the fewest chains M: two for a covariance, and twice as many for two halves of them."""
-        return (2 if estimator.endswith("-complete") or not contrast else 1) * (2 if noisy else 1)
+        num_rungs = max(estimator.default_rungs, rule.default_rungs)
+        return {"num_rungs": num_rungs, "num_chains": fewest_chains(estimator, rule, noisy), **values}
 
     @property
-    def needs_ladder(self) -> bool:
+    def needs_prior_rung(self) -> bool:
         """Return whether each image needs draws of its own at t = 0."""
-        return self.estimator != "maximum-likelihood" or self.prior_rule != "contrast"
+        rules = names.ESTIMATORS[self.estimator], names.PRIOR_RULES[self.prior_rule]
+        return any(rule.needs_prior_rung for rule in rules)
 
     @model_validator(mode="after")
     def _check(self) -> "GradientConfig":
         noisy = bool(self.noise_multiplier)
-        needed = self._fewest_chains(self.estimator, self.prior_rule == "contrast", noisy)
-        if self.estimator == "maximum-likelihood" and self.prior_rule == "contrast" and self.num_rungs != 2:
-            raise ValueError(f"`gradient.num_rungs` must be 2 for maximum-likelihood, got {self.num_rungs}")
+        estimator, rule = names.ESTIMATORS[self.estimator], names.PRIOR_RULES[self.prior_rule]
+        needed, most = fewest_chains(estimator, rule, noisy), estimator.max_rungs
+        if most is not None and self.num_rungs > most and not rule.needs_prior_rung:
+            raise ValueError(
+                f"`gradient.num_rungs` must be {'' if most == 2 else 'at most '}{most} for {self.estimator}, "
+                f"got {self.num_rungs}"
+            )
         if noisy and self.num_chains % 2:
             raise ValueError(
                 f"`gradient.num_chains` must be even for a noise_multiplier, got {self.num_chains}"
@@ -210,7 +198,21 @@ class GradientConfig(Section):
                 f"`gradient.num_chains` must be at least {needed} for {self.estimator} with prior_rule "
                 f"{self.prior_rule} and noise_multiplier {self.noise_multiplier:g}, got {self.num_chains}"
             )
+        schedule = names.SCHEDULES[self.schedule.kind]
+        for name, value, least in (
+            ("num_chains", self.num_chains, schedule.min_chains),
+            ("num_rungs", self.num_rungs, schedule.min_rungs),
+        ):
+            if value < least:
+                raise ValueError(
+                    f"`gradient.{name}` must be at least {least} for schedule {schedule.name}, got {value}"
+                )
         return self
+
+
+def fewest_chains(estimator: names.EstimatorFacts, rule: names.PriorRuleFacts, noisy: bool) -> int:
+    """Return the fewest chains M: what the estimators need, and twice as many for two halves of them."""
+    return max(estimator.min_chains, rule.min_chains) * (2 if noisy else 1)
 
 
 class OptimiserConfig(Section):
@@ -301,20 +303,18 @@ class LearningConfig(Section):
             raise ValueError("`gradient.clean_second_moments` needs optimiser.kind adam, got sgd")
         if self.posterior_chains.exchange and self.gradient.num_rungs == 2:
             raise ValueError("`posterior_chains.exchange` needs a ladder of more than 2 rungs, got 2")
-        kind = self.gradient.schedule.kind
-        if kind == "equal-length" and self.gradient.num_chains < 2:
-            raise ValueError(f"`gradient.num_chains` must be at least 2 for schedule {kind}, got 1")
-        if kind == "equal-swap" and not self.posterior_chains.exchange:
-            raise ValueError(f"`posterior_chains.exchange` must be true for schedule {kind}, got false")
-        if kind in ("geometric", "equal-length") and self.gradient.num_rungs < 3:
-            raise ValueError(f"`gradient.num_rungs` must be at least 3 for schedule {kind}, got 2")
+        schedule = names.SCHEDULES[self.gradient.schedule.kind]
+        if schedule.needs_exchange and not self.posterior_chains.exchange:
+            raise ValueError(
+                f"`posterior_chains.exchange` must be true for schedule {schedule.name}, got false"
+            )
         if self.gradient.noise_multiplier and (self.prior_chains.num_chains or 2) % 2:
             raise ValueError(
                 f"`prior_chains.num_chains` must be even for a noise_multiplier, got {self.prior_chains.num_chains}"
             )
         dealt = self.gradient.num_chains * self.training.batch_size
         prior = self.prior_chains
-        own_bottom = self.gradient.needs_ladder and self.posterior_chains.exchange
+        own_bottom = self.gradient.needs_prior_rung and self.posterior_chains.exchange
         plain = self.gradient.prior_rule == "contrast" and not self.gradient.noise_multiplier
         if prior.num_updates > 1 and (own_bottom or not plain):
             raise ValueError(
@@ -325,7 +325,7 @@ class LearningConfig(Section):
             raise ValueError(
                 f"`prior_chains.num_rungs` must be 1 unless chains are persistent, got {prior.num_rungs}"
             )
-        if self.gradient.needs_ladder and self.prior_chains.num_chains not in (None, dealt):
+        if self.gradient.needs_prior_rung and self.prior_chains.num_chains not in (None, dealt):
             raise ValueError(
                 f"`prior_chains.num_chains` must be null or {dealt}, one per chain and image, with a ladder, "
                 f"got {self.prior_chains.num_chains}"
@@ -379,6 +379,6 @@ def evaluations_per_image(config: LearningConfig) -> int:
     """
     gradient, chains = config.gradient, config.posterior_chains
     num_rungs = gradient.num_rungs if chains.exchange else gradient.num_rungs - 1
-    dealt = int(gradient.needs_ladder and not chains.exchange)
+    dealt = int(gradient.needs_prior_rung and not chains.exchange)
     begin = 1 + num_rungs * chains.num_start_steps if chains.start == "annealed" else num_rungs
     return gradient.num_chains * (begin + num_rungs * chains.num_steps + dealt)

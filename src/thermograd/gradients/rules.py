@@ -38,6 +38,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from thermograd.config import names
+from thermograd.config.names import EstimatorFacts, PriorRuleFacts
 from thermograd.errors import InputError
 from thermograd.ladders.ladder import Ladder
 from thermograd.ladders.quadrature import trapezoid_weights
@@ -51,44 +53,30 @@ class Limit(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Estimator:
-    """A rule of weights for the generator's gradient.
+class Estimator(EstimatorFacts):
+    """A rule of weights for the generator's gradient: its facts, and
 
     Attributes:
-        name: what it estimates, as users write it.
         weights: from a ladder to W (K, M, B).
         limit: from inverse temperatures (K,) to what the rule's mean tends to as chains become exact (and, where
             `unbiased` is False, as M grows); tests hold the rule to it on models with exact answers.
-        min_chains: the fewest chains M with which it is defined.
-        needs_ladder: whether it reads rungs below t = 1; if not, draws at t = 0 are shared by all images.
-        unbiased: whether its mean equals its limit at any M.
     """
 
-    name: str
     weights: Callable[[Ladder], Tensor]
     limit: Callable[[Tensor], Limit]
-    min_chains: int = 1
-    needs_ladder: bool = True
-    unbiased: bool = True
 
 
 @dataclass(frozen=True)
-class PriorRule:
-    """A rule of weights for the prior's gradient.
+class PriorRule(PriorRuleFacts):
+    """A rule of weights for the prior's gradient: its facts, and
 
     Attributes:
-        name: as users write it.
         weights: from a ladder to (V (K, M, B), U (M0,) or None).
         limit: from inverse temperatures (K,) to the rule's mean, sum over k of c[k] E_k[∇E] + d[k] Cov_k(l, ∇E).
-        min_chains: the fewest chains M with which it is defined.
-        needs_ladder: whether it reads rungs strictly between 0 and 1.
     """
 
-    name: str
     weights: Callable[[Ladder], tuple[Tensor, Tensor | None]]
     limit: Callable[[Tensor], Limit]
-    min_chains: int = 1
-    needs_ladder: bool = True
 
 
 class Weights(NamedTuple):
@@ -233,29 +221,23 @@ def _limit_detached_objective(t: Tensor) -> Limit:
 
 
 ESTIMATORS: dict[str, Estimator] = {
-    estimator.name: estimator
-    for estimator in (
-        Estimator("maximum-likelihood", maximum_likelihood, _limit_maximum_likelihood, needs_ladder=False),
-        Estimator("thermodynamic-detached", thermodynamic_detached, _limit_detached),
-        Estimator("thermodynamic-complete", thermodynamic_complete, _limit_complete, min_chains=2),
-        Estimator("stepping-stone-detached", stepping_stone_detached, _limit_right_sum, unbiased=False),
-        Estimator(
-            "stepping-stone-complete",
-            stepping_stone_complete,
-            _limit_maximum_likelihood,
-            min_chains=2,
-            unbiased=False,
-        ),
+    name: Estimator(weights=weights, limit=limit, **vars(names.ESTIMATORS[name]))
+    for name, weights, limit in (
+        ("maximum-likelihood", maximum_likelihood, _limit_maximum_likelihood),
+        ("thermodynamic-detached", thermodynamic_detached, _limit_detached),
+        ("thermodynamic-complete", thermodynamic_complete, _limit_complete),
+        ("stepping-stone-detached", stepping_stone_detached, _limit_right_sum),
+        ("stepping-stone-complete", stepping_stone_complete, _limit_maximum_likelihood),
     )
 }
 """Every estimator of the generator's gradient. Add one here and the contract tests run on it."""
 
 PRIOR_RULES: dict[str, PriorRule] = {
-    rule.name: rule
-    for rule in (
-        PriorRule("contrast", contrast, _limit_contrast, needs_ladder=False),
-        PriorRule("covariance", covariance, _limit_covariance, min_chains=2),
-        PriorRule("detached-objective", detached_objective, _limit_detached_objective, min_chains=2),
+    name: PriorRule(weights=weights, limit=limit, **vars(names.PRIOR_RULES[name]))
+    for name, weights, limit in (
+        ("contrast", contrast, _limit_contrast),
+        ("covariance", covariance, _limit_covariance),
+        ("detached-objective", detached_objective, _limit_detached_objective),
     )
 }
 """Every estimator of the prior's gradient."""
@@ -280,7 +262,7 @@ def compute_weights(ladder: Ladder, estimator: Estimator, prior_rule: PriorRule)
             raise InputError(
                 f"`num_chains` must be at least {rule.min_chains} for {rule.name}, got {ladder.num_chains}."
             )
-        if rule.needs_ladder and not ladder.has_prior_rung:
+        if rule.needs_prior_rung and not ladder.has_prior_rung:
             raise InputError(f"`ladder` must hold the rung t = 0 for each image for {rule.name}.")
     return Weights(estimator.weights(ladder), *prior_rule.weights(ladder))
 

@@ -18,5 +18,5 @@ def make_kernel(name: str, step_size: float | Tensor) -> Kernel:
         InputError: an unknown name, or a step size that is not positive.
     """
     if name not in KERNELS:
-        raise InputError(f"`kernel` {name!r} is not known{nearest(name, sorted(KERNELS))}.")
+        raise InputError(f"`kernel` {name!r} is not known{nearest(name, sorted(KERNELS))}")
     return KERNELS[name](step_size)

@@ -18,8 +18,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from thermograd.config.resolve import preset_names, validate
-from thermograd.config.schema import Number, PositiveFloat, PositiveInt, RunConfig, Section
+from thermograd.config.fields import ExtractorName, Number, PositiveFloat, PositiveInt, Section
+from thermograd.config.names import preset_names
+from thermograd.config.resolve import validate
+from thermograd.config.schema import RunConfig
 from thermograd.errors import nearest, shown
 from thermograd.files import read_yaml
 
@@ -61,7 +63,7 @@ class EvaluationConfig(Section):
     """
 
     every: PositiveInt | None = Field(None, description="epochs between measurements; None for the end alone")
-    extractor: Literal["auto", "classifier", "efficientnet", "inception", "none"] = "auto"
+    extractor: ExtractorName = "auto"
     weights: Path | None = Field(
         None, description="file with the weights of the true Inception or EfficientNet"
     )

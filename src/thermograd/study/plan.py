@@ -69,9 +69,7 @@ def plan_runs(study: StudyFile) -> list[PlannedRun]:
         for side in (contrast.a, contrast.b):
             if side not in names:
                 raise InputError(
-                    f"`contrasts.{contrast.name}` names no arm {side!r}{nearest(side, names)}.".replace(
-                        "?.", "?"
-                    )
+                    f"`contrasts.{contrast.name}` names no arm {side!r}{nearest(side, names)}"
                 )
     configs = _match_compute(study, arms)
     sizes = _check_data(configs)
@@ -124,7 +122,7 @@ def _match_compute(study: StudyFile, arms: list[Arm]) -> list[tuple[RunConfig, d
         target = by_name.get(f"{to}{arm.cell}", by_name.get(to))
         if target is None or to == arm.name:
             raise InputError(
-                f"`arms.{arm.name}.to` names no arm {to!r}{nearest(to, list(by_name))}.".replace("?.", "?")
+                f"`arms.{arm.name}.to` names no arm {to!r}{nearest(to, list(by_name))}"
             )
         of_one_chain = evaluations_per_image(configs[i]) / configs[i].gradient.num_chains
         chains = max(1, round(evaluations_per_image(target) / of_one_chain))
@@ -208,7 +206,7 @@ def check_metrics(study: StudyFile, runs: list[PlannedRun]) -> None:
         if contrast.metric.startswith("distance:") and contrast.metric not in known:
             raise InputError(
                 f"`contrasts.{contrast.name}.metric` {contrast.metric!r} will not be measured"
-                f"{nearest(contrast.metric, sorted(known))}.".replace("?.", "?")
+                f"{nearest(contrast.metric, sorted(known))}"
             )
 
 

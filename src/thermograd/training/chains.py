@@ -73,7 +73,7 @@ class Chains:
         gradient, chains = config.gradient, config.posterior_chains
         rules = ESTIMATORS[gradient.estimator], PRIOR_RULES[gradient.prior_rule]
         self.bottom: Bottom = "shared"
-        if any(rule.needs_ladder for rule in rules):
+        if any(rule.needs_prior_rung for rule in rules):
             self.bottom = "chains" if chains.exchange else "dealt"
         self.runs_prior_chains = self.bottom != "chains" or chains.start == "prior"
         self.schedule = make_schedule(gradient.schedule, gradient.num_rungs)

@@ -96,7 +96,7 @@ def _limit(twin: LinearGaussian, x: Tensor, arm: _Arm, parameter: str) -> Tensor
 def _estimate(
     twin: LinearGaussian, x: Tensor, arm: _Arm, parameter: str, generator: torch.Generator
 ) -> Tensor:
-    t = power_schedule(NUM_RUNGS if arm.rule.needs_ladder else 2, arm.power)
+    t = power_schedule(NUM_RUNGS if arm.rule.needs_prior_rung else 2, arm.power)
     ladder = (
         _short_run(twin, x, generator)
         if arm.short_run
@@ -129,7 +129,7 @@ def _num_evaluations(arm: _Arm) -> int:
     """Return generator evaluations for each image, of which an exact draw counts as one."""
     if arm.short_run:
         return SHORT_RUN_STEPS + 2  # one at the start, one in the backward pass
-    return arm.num_chains * (NUM_RUNGS if arm.rule.needs_ladder else 1)
+    return arm.num_chains * (NUM_RUNGS if arm.rule.needs_prior_rung else 1)
 
 
 def _row(arm: _Arm, draws: Tensor, exact: Tensor, target: Tensor, fewer_chains: float | None) -> Row:

@@ -1,0 +1,268 @@
+"""The algorithms that a config can name, each with its facts: what the command line, checks, probes and studies read.
+
+Nothing here computes, so it is free of torch: an algorithm's own module takes its facts from here. What a plugin
+registers is added to the same tables.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import KW_ONLY, dataclass
+from importlib import resources
+from typing import Generic, Literal, TypeVar
+
+from thermograd.errors import InputError, nearest
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of an algorithm.
+
+    Attributes:
+        name: as users write it.
+        summary: one line, for help.
+        history: kept for its proofs and for comparison; new studies leave it out.
+    """
+
+    name: str
+    _: KW_ONLY
+    summary: str = ""
+    history: bool = False
+
+
+@dataclass(frozen=True)
+class EstimatorFacts(Facts):
+    """Of an estimator of the generator's gradient.
+
+    Attributes:
+        min_chains: the fewest chains M with which it is defined.
+        needs_prior_rung: whether each image needs draws of its own at t = 0; if not, all images share them.
+        default_rungs: K where none is asked for.
+        max_rungs: the most rungs that it can use, or None for any number.
+        unbiased: whether its mean equals its limit at any M.
+        uses_scores: whether its weights read the scores of the draws.
+        states: which states of a visit it reads, the last of each chain or all.
+    """
+
+    _: KW_ONLY
+    min_chains: int = 1
+    needs_prior_rung: bool = True
+    default_rungs: int = 11
+    max_rungs: int | None = None
+    unbiased: bool = True
+    uses_scores: bool = False
+    states: Literal["last", "all"] = "last"
+
+
+@dataclass(frozen=True)
+class PriorRuleFacts(Facts):
+    """Of an estimator of the prior's gradient; as in `EstimatorFacts`."""
+
+    _: KW_ONLY
+    min_chains: int = 1
+    needs_prior_rung: bool = True
+    default_rungs: int = 11
+
+
+@dataclass(frozen=True)
+class ScheduleFacts(Facts):
+    """Of a schedule of inverse temperatures.
+
+    Attributes:
+        follows: what it adapts to while training: the variance of the log-likelihood on each rung, the rates at which
+            neighbouring rungs swap, or None for a schedule that stays as it is.
+        min_rungs: the fewest rungs K.
+    """
+
+    _: KW_ONLY
+    follows: Literal["variances", "swap-rates"] | None = None
+    min_rungs: int = 2
+
+    @property
+    def min_chains(self) -> int:
+        """Return the fewest chains: one has no variance within an image."""
+        return 2 if self.follows == "variances" else 1
+
+    @property
+    def needs_exchange(self) -> bool:
+        """Return whether neighbouring rungs must swap states."""
+        return self.follows == "swap-rates"
+
+
+F = TypeVar("F", bound=Facts)
+
+
+class Table(Mapping[str, F], Generic[F]):
+    """Facts by name, in a fixed order.
+
+    Args:
+        word: what an entry is, in messages, as "estimator".
+        entries: the facts.
+    """
+
+    def __init__(self, word: str, entries: Iterable[F]):
+        self.word = word
+        self._entries = {facts.name: facts for facts in entries}
+
+    def __getitem__(self, name: str) -> F:
+        """Return the facts of a name."""
+        return self._entries[name]
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over the names."""
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        """Return the number of entries."""
+        return len(self._entries)
+
+    def check(self, name: str) -> str:
+        """Return the name if it is known.
+
+        Raises:
+            InputError: it is not; the message, which lacks its field, gives the nearest one.
+        """
+        if name not in self._entries:
+            raise InputError(f"{name!r} is not a known {self.word}{nearest(name, list(self))}")
+        return name
+
+    @property
+    def current(self) -> list[str]:
+        """Return the names of those that are not history."""
+        return [name for name, facts in self.items() if not facts.history]
+
+    @property
+    def help(self) -> str:
+        """Return one line that says what each is."""
+        return "; ".join(
+            f"{name}: {facts.summary}{' (history)' if facts.history else ''}" for name, facts in self.items()
+        )
+
+
+ESTIMATORS = Table(
+    "estimator",
+    (
+        EstimatorFacts(
+            "maximum-likelihood",
+            summary="the gradient of log p(x), from draws of the posterior",
+            needs_prior_rung=False,
+            default_rungs=2,
+            max_rungs=2,
+        ),
+        EstimatorFacts(
+            "thermodynamic-detached",
+            summary="thermodynamic integration with its draws held fixed, which is not the gradient of log p(x)",
+        ),
+        EstimatorFacts(
+            "thermodynamic-complete",
+            summary="the gradient of thermodynamic integration, by covariances on each rung",
+            min_chains=2,
+            history=True,
+        ),
+        EstimatorFacts(
+            "stepping-stone-detached",
+            summary="stepping stones with their draws held fixed",
+            unbiased=False,
+            history=True,
+        ),
+        EstimatorFacts(
+            "stepping-stone-complete",
+            summary="the gradient of stepping stones",
+            min_chains=2,
+            unbiased=False,
+            history=True,
+        ),
+    ),
+)
+
+PRIOR_RULES = Table(
+    "prior rule",
+    (
+        PriorRuleFacts(
+            "contrast",
+            summary="energies at draws of the prior less those at draws of the posterior: the gradient of log p(x)",
+            needs_prior_rung=False,
+            default_rungs=2,
+        ),
+        PriorRuleFacts(
+            "covariance", summary="the same in the continuum, by covariances along the ladder", min_chains=2
+        ),
+        PriorRuleFacts(
+            "detached-objective", summary="the gradient of what thermodynamic-detached ascends", min_chains=2
+        ),
+    ),
+)
+
+KERNELS = Table(
+    "kernel",
+    (
+        Facts("ula", summary="Langevin without a test of acceptance, biased by its step size"),
+        Facts("mala", summary="Langevin with a test of acceptance, whose step size adapts"),
+    ),
+)
+
+SCHEDULES = Table(
+    "schedule",
+    (
+        ScheduleFacts("power", summary="(k/N)^p"),
+        ScheduleFacts("linear", summary="k/N"),
+        ScheduleFacts("geometric", summary="equal ratios from `smallest` on", min_rungs=3),
+        ScheduleFacts("sigmoid", summary="crowds both ends, by `steepness`"),
+        ScheduleFacts(
+            "equal-length", summary="equal thermodynamic length, adapted", follows="variances", min_rungs=3
+        ),
+        ScheduleFacts(
+            "equal-swap", summary="neighbours swap equally often, adapted", follows="swap-rates", min_rungs=3
+        ),
+    ),
+)
+
+BASE = Facts("base", summary="draws of the base distribution")
+PERSISTENT = Facts("persistent", summary="where the chains ended at their last visit")
+PRIOR_STARTS = Table("start", (BASE, PERSISTENT))
+POSTERIOR_STARTS = Table(
+    "start",
+    (
+        BASE,
+        Facts("prior", summary="draws of the prior chains"),
+        Facts("annealed", summary="each rung from where the one below it ended"),
+        PERSISTENT,
+    ),
+)
+
+GENERATORS = Table(
+    "generator",
+    (
+        Facts("conv", summary="transposed convolutions, for 8, 16, 28, 32 or 64 pixels"),
+        Facts("dense", summary="a multi-layer perceptron, for any size"),
+    ),
+)
+
+ENERGIES = Table("energy network", (Facts("dense", summary="a multi-layer perceptron"),))
+
+EXTRACTORS = Table(
+    "extractor",
+    (
+        Facts("auto", summary="classifier where there are labels, else efficientnet"),
+        Facts("classifier", summary="a network trained on the data's own labels"),
+        Facts("efficientnet", summary="EfficientNet-Lite0"),
+        Facts("inception", summary="the Inception of the published FID"),
+        Facts("none", summary="no distances"),
+    ),
+)
+
+EVIDENCE_METHODS = Table(
+    "method",
+    (
+        Facts("thermodynamic", summary="thermodynamic integration with control variates"),
+        Facts("thermodynamic-plain", summary="thermodynamic integration without them"),
+        Facts("stepping-stone", summary="ratios of neighbouring rungs"),
+        Facts("annealed-importance-sampling", summary="annealing from the base distribution"),
+    ),
+)
+
+
+def preset_names() -> list[str]:
+    """Return the names of the presets that come with the package."""
+    folder = resources.files("thermograd.config") / "presets"
+    return sorted(
+        entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml")
+    )

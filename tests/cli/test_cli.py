@@ -111,7 +111,7 @@ BAD_SETTINGS: list[tuple[list[str], str]] = [
     (["train", "digits", "--model.generator.widths", "64"], "`model.generator.widths`"),
     (
         ["train", "digits", "--model.generator.kind", "cnov"],
-        "`model.generator.kind` must be 'conv' or 'dense'",
+        "`model.generator.kind` 'cnov' is not a known generator; did you mean 'conv'?",
     ),
     (["train", "digits", "--model", "5"], "`--model` is not an option"),
     (["train", "digits", "--training.num_epochs"], "`--training.num_epochs` must be followed by a value."),

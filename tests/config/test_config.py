@@ -157,7 +157,8 @@ def test_an_empty_file_asks_for_nothing(tmp_path: Path):
 
 def test_nearest_names():
     assert nearest("minst", ["mnist", "svhn"]) == "; did you mean 'mnist'?"
-    assert nearest("zzz", ["mnist", "svhn"]) == "; known are mnist, svhn"
+    assert nearest("minst", ["mnist"], prefix="a.") == "; did you mean 'a.mnist'?"
+    assert nearest("zzz", ["mnist", "svhn"]) == "; known are mnist, svhn."
 
 
 def test_every_field_of_the_config_says_what_it_is_or_is_plain():

@@ -90,7 +90,10 @@ READY = {
         ({"arms": {}}, "`arms`"),
         ({"arm": {}}, "`arm` is not a setting; did you mean 'arms'?"),
         ({"equal": "time"}, "`equal` must be 'epochs' or 'evaluations', got 'time'"),
-        ({"arms": {"a": {"ready": "vanila"}}}, "`arms.a.ready` must be 'vanilla'"),
+        (
+            {"arms": {"a": {"ready": "vanila"}}},
+            "`arms.a.ready` 'vanila' is not a known arm; did you mean 'vanilla'?",
+        ),
         (
             {"arms": {"a": {"ready": "vanilla", "powers": [1]}}},
             "`arms.a` has 'powers', which belongs to ready:",

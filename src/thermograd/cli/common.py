@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from thermograd.config import names
 from thermograd.errors import InputError, nearest, shown
 from thermograd.files import hold, parse_yaml
 
@@ -16,6 +17,19 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 folder_argument = click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 OVERRIDES = {"ignore_unknown_options": True, "allow_extra_args": True}
 """Context settings of a verb that takes dotted overrides."""
+
+
+class NameOf(click.ParamType):
+    """A name of a table. Help lists those of the package; a run's plugins may know others, so it is checked later."""
+
+    name = "name"
+
+    def __init__(self, table: names.Table[Any]):
+        self.table = table
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        """Return the names between brackets, as help shows a choice."""
+        return f"[{'|'.join(self.table)}]"
 
 
 def parse_overrides(words: Sequence[str], options: Sequence[str]) -> dict[str, Any]:

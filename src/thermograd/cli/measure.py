@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from thermograd.cli.common import emit, folder_argument, holding, json_option, print_table
+from thermograd.config import names
 from thermograd.errors import InputError
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def sample(folder: Path, num: int, out: str | None, seed: int, checkpoint: str |
 @click.option(
     "--distance",
     default="auto",
-    type=click.Choice(["auto", "classifier", "efficientnet", "inception", "none"]),
+    type=click.Choice(list(names.EXTRACTORS)),
     show_default=True,
     help="Feature network of the image distances.",
 )
@@ -273,9 +274,7 @@ def compare(folders: tuple[Path, ...], as_json: bool) -> None:
 @click.option(
     "--method",
     default="thermodynamic",
-    type=click.Choice(
-        ["thermodynamic", "thermodynamic-plain", "stepping-stone", "annealed-importance-sampling"]
-    ),
+    type=click.Choice(list(names.EVIDENCE_METHODS)),
     show_default=True,
 )
 @click.option("--num-rungs", default=24, type=click.IntRange(min=3), show_default=True)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from thermograd.cli.common import OVERRIDES, emit, folder_argument, json_option, parse_overrides
+from thermograd.config.names import preset_names
 from thermograd.errors import InputError, one_line
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 OPTIONS = ("--config", "--out", "--seed", "--epochs", "--data", "--overwrite", "--dry-run", "--json")
 
 
-@click.command(context_settings=OVERRIDES)
+@click.command(context_settings=OVERRIDES, epilog=f"Presets: {', '.join(preset_names())}.")
 @click.argument("preset")
 @click.option(
     "--config", "file", type=click.Path(path_type=Path), help="YAML file of settings on top of the preset."
@@ -47,8 +48,7 @@ def train(
 ) -> None:
     """Train PRESET; any setting can follow as --group.name VALUE.
 
-    Presets: digits, mnist-5k, mnist, fashion-mnist, svhn, cifar10, celeba-64. `--dry-run` prints every setting.
-    The same command again goes on where it stopped.
+    `--dry-run` prints every setting. The same command again goes on where it stopped.
     """
     from thermograd.cli.common import parse_value
     from thermograd.config.resolve import resolve

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from thermograd.cli.common import emit, folder_argument, holding, json_option, print_table
+from thermograd.cli.common import NameOf, emit, folder_argument, holding, json_option, print_table
+from thermograd.config import names
 
 if TYPE_CHECKING:
     from thermograd.evaluation.records import Record
@@ -20,13 +21,6 @@ NOTE = (
     "one` that of a single one."
 )
 positive = click.IntRange(min=1)
-ESTIMATORS = (
-    "maximum-likelihood",
-    "thermodynamic-detached",
-    "thermodynamic-complete",
-    "stepping-stone-detached",
-    "stepping-stone-complete",
-)
 
 
 @click.command()
@@ -35,8 +29,8 @@ ESTIMATORS = (
     "--estimator",
     "estimators",
     multiple=True,
-    type=click.Choice(ESTIMATORS),
-    help="May be repeated [default: all].",
+    type=NameOf(names.ESTIMATORS),
+    help=f"May be repeated [default: {', '.join(names.ESTIMATORS.current)}].",
 )
 @click.option("--batches", default=8, type=click.IntRange(min=3), show_default=True)
 @click.option(
@@ -47,15 +41,15 @@ ESTIMATORS = (
 @click.option("--num-rungs", type=click.IntRange(min=3), help="Of ladders [default: the run's, or 11].")
 @click.option("--power", type=click.FloatRange(min=0, min_open=True), help="p of the schedule (k/N)^p.")
 @click.option("--num-steps", type=positive, help="Of the posterior chains [default: the run's].")
-@click.option("--kernel", type=click.Choice(["ula", "mala"]), help="[default: the run's]")
+@click.option("--kernel", type=NameOf(names.KERNELS), help="[default: the run's]")
 @click.option(
     "--start",
-    type=click.Choice(["base", "prior", "annealed", "persistent"]),
+    type=click.Choice(list(names.POSTERIOR_STARTS)),
     help="Of the posterior chains [default: the run's, or base where its stored chains do not fit].",
 )
 @click.option(
     "--prior-rule",
-    type=click.Choice(["contrast", "covariance", "detached-objective"]),
+    type=NameOf(names.PRIOR_RULES),
     help="[default: the run's]",
 )
 @click.option(
@@ -101,7 +95,7 @@ def variance(
     from thermograd.training.probe import Changes
 
     settings = VarianceSettings(
-        estimators=tuple(dict.fromkeys(estimators)) or ESTIMATORS,
+        estimators=tuple(dict.fromkeys(estimators)) or tuple(names.ESTIMATORS.current),
         num_batches=batches,
         num_repeats=repeats,
         changes=Changes(prior_rule, num_chains, num_rungs, power, num_steps, kernel, start, batch_size),

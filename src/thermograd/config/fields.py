@@ -22,7 +22,7 @@ Fraction = Annotated[Number, Field(ge=0, lt=1)]
 Widths = tuple[PositiveInt, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Named:
     """Checks that a text is a name of a table; `table` is what help and options list."""
 

@@ -87,6 +87,24 @@ class ScheduleFacts(Facts):
         return self.follows == "swap-rates"
 
 
+@dataclass(frozen=True)
+class ExtractorFacts(Facts):
+    """Of a feature network for distances between sets of images.
+
+    Attributes:
+        needs_labels: whether it is trained on the data's own labels.
+        needs_weights: whether it needs a file of weights.
+        distances: what is measured in its features, with {data} for the name of the data.
+        full_distances: what is measured in addition with the full variant.
+    """
+
+    _: KW_ONLY
+    needs_labels: bool = False
+    needs_weights: bool = False
+    distances: tuple[str, ...] = ()
+    full_distances: tuple[str, ...] = ()
+
+
 F = TypeVar("F", bound=Facts)
 
 
@@ -114,14 +132,19 @@ class Table(Mapping[str, F], Generic[F]):
         """Return the number of entries."""
         return len(self._entries)
 
-    def check(self, name: str) -> str:
+    def check(self, name: str, field: str = "") -> str:
         """Return the name if it is known.
 
+        Args:
+            name: what was written.
+            field: where, for the message; "" where the caller puts it in front.
+
         Raises:
-            InputError: it is not; the message, which lacks its field, gives the nearest one.
+            InputError: it is not known; the message gives the nearest one.
         """
         if name not in self._entries:
-            raise InputError(f"{name!r} is not a known {self.word}{nearest(name, list(self))}")
+            place = f"`{field}` " if field else ""
+            raise InputError(f"{place}{name!r} is not a known {self.word}{nearest(name, list(self))}")
         return name
 
     @property
@@ -241,13 +264,39 @@ ENERGIES = Table("energy network", (Facts("dense", summary="a multi-layer percep
 EXTRACTORS = Table(
     "extractor",
     (
-        Facts("auto", summary="classifier where there are labels, else efficientnet"),
-        Facts("classifier", summary="a network trained on the data's own labels"),
-        Facts("efficientnet", summary="EfficientNet-Lite0"),
-        Facts("inception", summary="the Inception of the published FID"),
-        Facts("none", summary="no distances"),
+        ExtractorFacts("auto", summary="classifier where there are labels, else efficientnet"),
+        ExtractorFacts(
+            "classifier",
+            summary="a network trained on the data's own labels",
+            needs_labels=True,
+            distances=("fd-classifier-{data}", "kd-classifier-{data}"),
+            full_distances=("fd-infinity-classifier-{data}",),
+        ),
+        ExtractorFacts(
+            "efficientnet",
+            summary="EfficientNet-Lite0",
+            needs_weights=True,
+            distances=("fd-efficientnet-lite0", "kd-efficientnet-lite0"),
+            full_distances=("fd-infinity-efficientnet-lite0",),
+        ),
+        ExtractorFacts(
+            "inception",
+            summary="the Inception of the published FID",
+            needs_weights=True,
+            distances=("FID", "KID"),
+            full_distances=("FID-infinity",),
+        ),
+        ExtractorFacts("none", summary="no distances"),
     ),
 )
+
+
+def choose_extractor(name: str, has_labels: bool) -> ExtractorFacts:
+    """Return the feature network that a name stands for, with "auto" decided."""
+    if name == "auto":
+        name = "classifier" if has_labels else "efficientnet"
+    return EXTRACTORS[name]
+
 
 EVIDENCE_METHODS = Table(
     "method",

@@ -29,6 +29,7 @@ from thermograd.config.fields import (
     Widths,
 )
 
+
 class DataConfig(Section):
     """What is learnt from."""
 
@@ -210,7 +211,7 @@ class GradientConfig(Section):
         return self
 
 
-def fewest_chains(estimator: names.EstimatorFacts, rule: names.PriorRuleFacts, noisy: bool) -> int:
+def fewest_chains(estimator: names.EstimatorFacts, rule: names.PriorRuleFacts, noisy: bool = False) -> int:
     """Return the fewest chains M: what the estimators need, and twice as many for two halves of them."""
     return max(estimator.min_chains, rule.min_chains) * (2 if noisy else 1)
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from thermograd.config import names
 from thermograd.data import ImageDataset, load_dataset, load_user_images
 from thermograd.errors import InputError
 from thermograd.evaluation.settings import EvaluationSettings
@@ -30,11 +31,10 @@ def make_extractor(
     """Return the feature network that a user names, or None for "none".
 
     Raises:
-        InputError: a classifier of images without labels, or weights that are not installed.
+        InputError: an unknown name, a classifier of images without labels, or weights that are not installed.
     """
-    labelled = all(split.labels is not None for split in splits.values())
-    if name == "auto":
-        name = "classifier" if labelled else "efficientnet"
+    names.EXTRACTORS.check(name, "extractor")
+    name = names.choose_extractor(name, all(split.labels is not None for split in splits.values())).name
     if name == "none":
         return None
     if name == "efficientnet":

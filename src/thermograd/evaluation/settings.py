@@ -6,8 +6,6 @@ from typing import Literal
 
 from thermograd.evaluation.records import Source
 
-Extractor = Literal["auto", "classifier", "efficientnet", "inception", "none"]
-
 
 @dataclass(frozen=True)
 class EvaluationSettings:
@@ -30,7 +28,7 @@ class EvaluationSettings:
     num_images: int = 1000
     num_samples: int | None = None
     num_evidence: int = 50
-    extractor: Extractor = "auto"
+    extractor: str = "auto"
     weights: Path | None = None
     variant: Literal["full", "quick"] = "full"
     seed: int = 0

@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 
+from thermograd.config import names
 from thermograd.config.schema import RunConfig, evaluations_per_image
 from thermograd.errors import InputError
 from thermograd.evaluation.records import Record, Source, add_record, record_of
 from thermograd.gradients.reference import Reference, ReferenceSettings, reference_gradient, reference_record
-from thermograd.gradients.rules import ESTIMATORS
 from thermograd.runs.run import Run
 from thermograd.streams import stream
 from thermograd.training.builder import batch_images
@@ -34,7 +34,7 @@ class VarianceSettings:
     """What to measure.
 
     Attributes:
-        estimators: names of `ESTIMATORS`.
+        estimators: names of estimators.
         num_batches: of independent batches, 3 at least.
         num_repeats: gradients of each batch, 2 at least.
         changes: how estimators are sampled where it differs from the run.
@@ -45,7 +45,7 @@ class VarianceSettings:
         source: "command", or "clock", whose records are the run's own and no command replaces them.
     """
 
-    estimators: tuple[str, ...] = tuple(ESTIMATORS)
+    estimators: tuple[str, ...] = tuple(names.ESTIMATORS.current)
     num_batches: int = 8
     num_repeats: int = 8
     changes: Changes = field(default_factory=lambda: Changes(batch_size=16))
@@ -135,8 +135,7 @@ def _check(settings: VarianceSettings) -> None:
         if value < least:
             raise InputError(f"`{name}` must be at least {least}, got {value}.")
     for estimator in settings.estimators:
-        if estimator not in ESTIMATORS:
-            raise InputError(f"`estimator` must be one of {', '.join(ESTIMATORS)}, got {estimator!r}.")
+        names.ESTIMATORS.check(estimator, "estimator")
     if settings.split not in ("train", "test"):
         raise InputError(f"`split` must be train or test, got {settings.split!r}.")
 

@@ -1,11 +1,11 @@
 """One call from a model and images to the evidence: pilot chains, schedule, chains, estimate."""
 
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
+from thermograd.config import names
 from thermograd.errors import Caution, InputError
 from thermograd.evidence.annealing import annealed_importance_sampling
 from thermograd.evidence.control_variates import num_draws_needed
@@ -18,8 +18,8 @@ from thermograd.models.latent_model import LatentModel
 from thermograd.samplers.mala import MALA
 from thermograd.samplers.target import Target
 
-Method = Literal["thermodynamic", "thermodynamic-plain", "stepping-stone", "annealed-importance-sampling"]
-METHODS: tuple[Method, ...] = get_args(Method)
+Method = str
+METHODS = tuple(names.EVIDENCE_METHODS)
 
 PILOT_POWER = 4.0
 IMAGE_RUNGS, IMAGE_STEPS, IMAGE_PILOT_STEPS = 24, 100, 60
@@ -93,8 +93,7 @@ def estimate_evidence(
     Raises:
         InputError: an unknown method, a bad schedule, or counts out of range.
     """
-    if method not in METHODS:
-        raise InputError(f"`method` must be one of {', '.join(METHODS)}, got {method!r}.")
+    names.EVIDENCE_METHODS.check(method, "method")
     if num_pilot_steps < 8:
         raise InputError(f"`num_pilot_steps` must be at least 8, got {num_pilot_steps}.")
     if inverse_temperatures is None and num_rungs < 3:

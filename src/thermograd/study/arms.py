@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from thermograd.study.file import ArmConfig, StudyFile
+from thermograd.config import names
+from thermograd.study.file import READY, ArmConfig, StudyFile
 
 DEFAULTS: dict[str, Any] = {"compute.num_threads": 1}
 """Of every study: threads change bits, and a run must not depend on how many others run beside it."""
@@ -55,13 +56,15 @@ def expand_arms(study: StudyFile) -> list[Arm]:
 
 def ready_settings(arm: ArmConfig) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield (suffix of the name, dotted settings) for each value of the parameter of an arm that comes ready."""
-    estimator = {"detached": "thermodynamic-detached", "complete": "thermodynamic-complete"}
     if arm.ready is None:
         yield "", {}
-    elif arm.ready in estimator:
-        # The complete estimator needs two chains for its covariance; the detached one is happy with one.
-        chains = arm.num_chains or (2 if arm.ready == "complete" else 1)
-        settings = {"gradient.estimator": estimator[arm.ready], "gradient.num_chains": chains}
+        return
+    estimator = names.ESTIMATORS[READY[arm.ready].estimator]
+    settings: dict[str, Any] = {
+        "gradient.estimator": estimator.name,
+        "gradient.num_chains": arm.num_chains or estimator.min_chains,
+    }
+    if estimator.needs_prior_rung:
         if arm.num_rungs is not None:
             settings["gradient.num_rungs"] = arm.num_rungs
         if arm.powers is None:
@@ -69,18 +72,16 @@ def ready_settings(arm: ArmConfig) -> Iterator[tuple[str, dict[str, Any]]]:
         for power in arm.powers or ():
             schedule = {"gradient.schedule.kind": "power", "gradient.schedule.power": power}
             yield f"-p{power:g}", settings | schedule
+    elif arm.multipliers is not None:
+        # Two halves of the chains make the noise; c = 0 has the same chains and none.
+        settings["gradient.num_chains"] = arm.num_chains or 2 * estimator.min_chains
+        for c in arm.multipliers:
+            yield f"-c{c:g}", settings | {"gradient.noise_multiplier": c}
+    elif arm.ready == "placebo":
+        for number in arm.streams or (1,):
+            yield "" if arm.streams is None else f"-s{number}", settings | {"chain_stream": number}
     else:
-        vanilla = {"gradient.estimator": "maximum-likelihood", "gradient.num_chains": arm.num_chains or 1}
-        if arm.ready == "noise-dial":
-            # Two halves of the chains make the noise; c = 0 has the same chains and none.
-            vanilla["gradient.num_chains"] = arm.num_chains or 2
-            for c in arm.multipliers or ():
-                yield f"-c{c:g}", vanilla | {"gradient.noise_multiplier": c}
-        elif arm.ready == "placebo":
-            for number in arm.streams or (1,):
-                yield "" if arm.streams is None else f"-s{number}", vanilla | {"chain_stream": number}
-        else:
-            yield "", vanilla
+        yield "", settings
 
 
 def _cells(grid: Mapping[str, tuple[Any, ...]]) -> list[dict[str, Any]]:

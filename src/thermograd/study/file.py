@@ -13,19 +13,45 @@ contrasts:
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from thermograd.config.fields import ExtractorName, Number, PositiveFloat, PositiveInt, Section
-from thermograd.config.names import preset_names
+from thermograd.config.fields import ExtractorName, Named, Number, PositiveFloat, PositiveInt, Section
+from thermograd.config.names import Facts, Table, preset_names
 from thermograd.config.resolve import validate
 from thermograd.config.schema import RunConfig
 from thermograd.errors import nearest, shown
 from thermograd.files import read_yaml
 
-Ready = Literal["vanilla", "vanilla-matched", "detached", "complete", "noise-dial", "placebo"]
+
+@dataclass(frozen=True)
+class ReadyArm(Facts):
+    """An arm that comes ready.
+
+    Attributes:
+        estimator: of its gradient.
+        parameters: the settings of `ArmConfig` that belong to it.
+    """
+
+    estimator: str
+    parameters: tuple[str, ...]
+
+
+READY = Table(
+    "arm",
+    (
+        ReadyArm("vanilla", "maximum-likelihood", ("num_chains",)),
+        ReadyArm("vanilla-matched", "maximum-likelihood", ("to",)),
+        ReadyArm("detached", "thermodynamic-detached", ("powers", "num_rungs", "num_chains")),
+        ReadyArm("complete", "thermodynamic-complete", ("powers", "num_rungs", "num_chains")),
+        ReadyArm("noise-dial", "maximum-likelihood", ("multipliers", "num_chains")),
+        ReadyArm("placebo", "maximum-likelihood", ("streams", "num_chains")),
+    ),
+)
+"""The arms that come ready."""
 MAX_CONTRASTS = 3
 """Confirmatory contrasts of a study: with eight seeds and Holm's correction no more than three can be shown."""
 
@@ -98,7 +124,7 @@ class ContrastConfig(Section):
 class ArmConfig(Section):
     """An arm: one that comes ready, with its parameters, or settings of one's own; both can have a grid."""
 
-    ready: Ready | None = None
+    ready: Annotated[str, AfterValidator(Named(READY))] | None = None
     powers: tuple[PositiveFloat, ...] | None = Field(None, description="p, of detached and complete")
     multipliers: tuple[Annotated[Number, Field(ge=0)], ...] | None = Field(
         None, description="c, of the noise dial"
@@ -139,15 +165,8 @@ class ArmConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> "ArmConfig":
-        allowed = {
-            "powers": ("detached", "complete"),
-            "num_rungs": ("detached", "complete"),
-            "multipliers": ("noise-dial",),
-            "streams": ("placebo",),
-            "to": ("vanilla-matched",),
-            "num_chains": ("vanilla", "detached", "complete", "noise-dial", "placebo"),
-        }
-        for name, arms in allowed.items():
+        for name in sorted({name for arm in READY.values() for name in arm.parameters}):
+            arms = [arm.name for arm in READY.values() if name in arm.parameters]
             if getattr(self, name) is not None and self.ready not in arms:
                 raise ValueError(
                     f"has {name!r}, which belongs to ready: {' | '.join(arms)}, got {self.ready}"

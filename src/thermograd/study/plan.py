@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from thermograd.config.names import EXTRACTORS, choose_extractor
 from thermograd.config.resolve import resolve
 from thermograd.config.schema import RunConfig, evaluations_per_image
 from thermograd.errors import InputError, nearest
@@ -68,9 +69,7 @@ def plan_runs(study: StudyFile) -> list[PlannedRun]:
     for contrast in study.contrasts:
         for side in (contrast.a, contrast.b):
             if side not in names:
-                raise InputError(
-                    f"`contrasts.{contrast.name}` names no arm {side!r}{nearest(side, names)}"
-                )
+                raise InputError(f"`contrasts.{contrast.name}` names no arm {side!r}{nearest(side, names)}")
     configs = _match_compute(study, arms)
     sizes = _check_data(configs)
     if study.equal == "evaluations":
@@ -115,15 +114,13 @@ def _match_compute(study: StudyFile, arms: list[Arm]) -> list[tuple[RunConfig, d
     for i, arm in enumerate(arms):
         if arm.ready != "vanilla-matched":
             continue
-        ladders = [a.name for a in arms if a.ready in ("complete", "detached") and a.cell == arm.cell]
+        ladders = [a.name for a in arms if by_name[a.name].gradient.needs_prior_rung and a.cell == arm.cell]
         if arm.to is None and not ladders:
             raise InputError(f"`arms.{arm.name}` has no ladder to match: name an arm in `to`.")
         to = arm.to or ladders[0]
         target = by_name.get(f"{to}{arm.cell}", by_name.get(to))
         if target is None or to == arm.name:
-            raise InputError(
-                f"`arms.{arm.name}.to` names no arm {to!r}{nearest(to, list(by_name))}"
-            )
+            raise InputError(f"`arms.{arm.name}.to` names no arm {to!r}{nearest(to, list(by_name))}")
         of_one_chain = evaluations_per_image(configs[i]) / configs[i].gradient.num_chains
         chains = max(1, round(evaluations_per_image(target) / of_one_chain))
         overrides[i]["gradient.num_chains"] = chains
@@ -186,22 +183,14 @@ def check_metrics(study: StudyFile, runs: list[PlannedRun]) -> None:
     from thermograd.training.builder import load_data
 
     known: set[str] = set()
-    extractor = study.evaluation.extractor
     by_key = {_data_key(run.config): run.config for run in runs}
     for config in by_key.values():
         data: ImageDataset = load_data(config, "test")
-        network = extractor
-        if network == "auto":
-            network = "classifier" if data.labels is not None else "efficientnet"
-        if network == "classifier" and data.labels is None:
-            raise InputError(f"`evaluation.extractor` classifier needs labels, and {data.name} has none.")
-        names = {"classifier": f"classifier-{data.name}", "efficientnet": "efficientnet-lite0"}
-        if network in names:
-            known |= {f"distance:{kind}-{names[network]}" for kind in ("fd", "kd", "fd-infinity")}
-        elif network == "inception":
-            known |= {"distance:FID", "distance:FID-infinity", "distance:KID"}
-    if study.evaluation.variant == "quick":
-        known = {name for name in known if "infinity" not in name}
+        network = choose_extractor(study.evaluation.extractor, data.labels is not None)
+        if network.needs_labels and data.labels is None:
+            raise InputError(f"`evaluation.extractor` {network.name} needs labels, and {data.name} has none.")
+        measured = network.distances + (network.full_distances if study.evaluation.variant == "full" else ())
+        known |= {f"distance:{name.format(data=data.name)}" for name in measured}
     for contrast in study.contrasts:
         if contrast.metric.startswith("distance:") and contrast.metric not in known:
             raise InputError(
@@ -218,7 +207,7 @@ def check_weights(study: StudyFile) -> None:
     """
     from thermograd.evaluation.distances import make_extractor
 
-    if study.evaluation.extractor in ("efficientnet", "inception"):
+    if EXTRACTORS[study.evaluation.extractor].needs_weights:
         make_extractor(study.evaluation.extractor, "", {}, study.evaluation.weights)
 
 

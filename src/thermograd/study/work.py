@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from thermograd.config.names import choose_extractor
 from thermograd.config.resolve import validate_config
 from thermograd.config.schema import RunConfig
 from thermograd.errors import RunError
@@ -157,7 +158,7 @@ def prepare_features(folder: StudyFolder) -> None:
     from thermograd.evaluation.distances import make_extractor
     from thermograd.training.builder import load_data
 
-    if folder.study.evaluation.extractor not in ("auto", "classifier"):
+    if not choose_extractor(folder.study.evaluation.extractor, has_labels=True).needs_labels:
         return
     before = torch.get_num_threads()
     configs = {json.dumps(run.config["data"]): validate_config(run.config) for run in folder.runs}
@@ -167,7 +168,9 @@ def prepare_features(folder: StudyFolder) -> None:
             split: load_data(config, split) if own else load_dataset(config.data.name, split)
             for split in ("train", "test")
         }
-        if all(data.labels is not None for data in splits.values()):
+        has_labels = all(data.labels is not None for data in splits.values())
+        network = choose_extractor(folder.study.evaluation.extractor, has_labels)
+        if network.needs_labels and has_labels:
             torch.set_num_threads(config.compute.num_threads or before)
-            make_extractor("classifier", splits["test"].name, splits)
+            make_extractor(network.name, splits["test"].name, splits)
     torch.set_num_threads(before)

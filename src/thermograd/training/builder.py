@@ -21,14 +21,16 @@ from thermograd.models.generator import ConvGenerator, DenseGenerator
 from thermograd.models.latent_ebm import LatentEBM
 from thermograd.streams import stream
 
+GENERATORS: dict[str, type[ConvGenerator | DenseGenerator]] = {"conv": ConvGenerator, "dense": DenseGenerator}
+"""Every generator network that a config can name."""
+
 
 def build_model(config: RunConfig) -> LatentEBM:
     """Build the model of a config on its device, with initial weights that are a function of the seed."""
     settings = config.model
     shape = settings.image_shape
-    generator_class = ConvGenerator if settings.generator.kind == "conv" else DenseGenerator
     squash = settings.likelihood == "gaussian"
-    generator = generator_class(
+    generator = GENERATORS[settings.generator.kind](
         settings.latent_dim, shape, settings.generator.widths, squash, stream(config.seed, "init-generator")
     )
     energy = EnergyNetwork(

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from thermograd.config import names
 from thermograd.config.schema import LearningConfig
 from thermograd.errors import InputError
 from thermograd.gradients.rules import ESTIMATORS, PRIOR_RULES
@@ -215,13 +216,14 @@ class Chains:
 
     def _adapt_schedule(self, draws: Draws, step: int) -> None:
         schedule = self.config.gradient.schedule
-        if schedule.kind == "equal-length":
+        follows = names.SCHEDULES[schedule.kind].follows
+        if follows == "variances":
             self.moments.update(draws.ladder.log_likelihood)
             if (step + 1) % schedule.adapt_every == 0:
                 new = equal_length_schedule(self.schedule, self.moments.variance)
                 self.moments.move(self.schedule, new)
                 self.schedule = new
-        elif schedule.kind == "equal-swap" and draws.info.swap_rates is not None:
+        elif follows == "swap-rates" and draws.info.swap_rates is not None:
             rates = draws.info.swap_rates.double().cpu()
             self.swap_rates = rates if self.swap_rates is None else 0.95 * self.swap_rates + 0.05 * rates
             if (step + 1) % schedule.adapt_every == 0:

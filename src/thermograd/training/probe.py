@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from thermograd.config import names
 from thermograd.config.resolve import validate
-from thermograd.config.schema import LearningConfig, RunConfig
+from thermograd.config.schema import LearningConfig, RunConfig, fewest_chains
 from thermograd.data import ImageDataset, batch_order
 from thermograd.errors import InputError, RunError
 from thermograd.gradients.reference import Reference
@@ -48,7 +49,7 @@ class Changes:
         num_rungs: K of the estimators that need a ladder; None for the run's, or 11 where it has none.
         power: p of the schedule (k/N)^p.
         num_steps: steps of the posterior chains.
-        kernel: "ula" or "mala".
+        kernel: of the posterior chains.
         start: where posterior chains begin; None for the run's, or "base" where the run's chains are persistent and
             of another number of rungs or chains.
         batch_size: images a batch.
@@ -72,23 +73,26 @@ def estimator_config(config: Learning, estimator: str, changes: Changes) -> Lear
     """
     values = config.model_dump(mode="json")
     gradient, chains, prior = values["gradient"], values["posterior_chains"], values["prior_chains"]
-    rule = PRIOR_RULES.get(changes.prior_rule or gradient["prior_rule"])
-    known = ESTIMATORS.get(estimator)
-    needed = max(known.min_chains if known else 1, rule.min_chains if rule else 1)
-    needs_ladder = (known is None or known.needs_ladder) or (rule is None or rule.needs_ladder)
+    names.ESTIMATORS.check(estimator, "estimator")
+    prior_rule = names.PRIOR_RULES.check(changes.prior_rule or gradient["prior_rule"], "prior_rule")
+    facts, rule = names.ESTIMATORS[estimator], names.PRIOR_RULES[prior_rule]
     old_rungs = gradient["num_rungs"]
-    num_rungs = (changes.num_rungs or (old_rungs if old_rungs > 2 else 11)) if needs_ladder else 2
+    num_rungs = changes.num_rungs or (
+        old_rungs if old_rungs > 2 else max(facts.default_rungs, rule.default_rungs)
+    )
+    if facts.max_rungs is not None and not rule.needs_prior_rung:
+        num_rungs = min(num_rungs, facts.max_rungs)
     gradient |= {
         "estimator": estimator,
-        "prior_rule": changes.prior_rule or gradient["prior_rule"],
-        "num_chains": changes.num_chains or max(gradient["num_chains"], needed),
+        "prior_rule": prior_rule,
+        "num_chains": changes.num_chains or max(gradient["num_chains"], fewest_chains(facts, rule)),
         "num_rungs": num_rungs,
         "noise_multiplier": 0.0,
         "clean_second_moments": False,
     }
     if changes.power is not None:
         gradient["schedule"] |= {"kind": "power", "power": changes.power}
-    elif num_rungs != old_rungs and (num_rungs == 2 or gradient["schedule"]["kind"].startswith("equal-")):
+    elif num_rungs != old_rungs and (num_rungs == 2 or names.SCHEDULES[gradient["schedule"]["kind"]].follows):
         gradient["schedule"]["kind"] = "power"
     chains["num_steps"] = changes.num_steps or chains["num_steps"]
     chains["kernel"] = changes.kernel or chains["kernel"]

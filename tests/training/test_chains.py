@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from thermograd.config.schema import RunConfig
+from thermograd.errors import InputError
 from thermograd.streams import stream
 from thermograd.training.builder import build_model
 from thermograd.training.chains import Chains
@@ -81,7 +82,8 @@ def test_a_chain_that_stands_still_begins_anew(exchange: bool, tiny_config: Make
     if not exchange:
         assert [record["restarted_chains"] for record in seen] == [0, 0, 1]
         assert [record["restart_evaluations"] for record in seen] == [0, 0, 64]
-        assert seen[1]["standing_chains"] == pytest.approx(1 / 8)
+        assert seen[1]["standing_chains"] == pytest.approx(1 / 8)  # 8 steps without a move
+        assert seen[0]["standing_chains"] == 0
         assert chains.num_still[2].sum() == 0
 
 
@@ -124,3 +126,96 @@ def test_records_tell_of_standing_chains(tiny_config: MakeConfig):
     assert {"standing_chains", "restarted_chains"} <= set(record)
     config = tiny_config({"posterior_chains.start": "base"})
     assert "standing_chains" not in Trainer(config, build_model(config), 8).step(images(config), INDEX, 0, 0)
+
+
+SECANT = {**PERSISTENT, "posterior_chains.precondition": "secant"}
+
+
+def test_images_learn_covariances_of_their_own_from_visit_to_visit(tiny_config: MakeConfig):
+    """At fixed weights they approach the posterior's."""
+    config = tiny_config(SECANT)
+    model, x = build_model(config), images(config)
+    with torch.no_grad():
+        for parameter in model.generator.parameters():
+            parameter.mul_(3)
+    chains = Chains(config, model, 8)
+    for step in range(60):
+        visit(chains, model, x, step)
+    assert chains.covariances is not None
+    assert chains.covariances.shape == (8, 1, config.model.latent_dim, config.model.latent_dim)
+    assert (torch.linalg.eigvalsh(chains.covariances) > 0).all()
+    one, two = chains.covariances[:2, 0]
+    assert (one - two).norm() > 0.2 * one.norm()
+    # Where each chain stands, the precision by Gauss and Newton: its condition number falls by the covariance.
+    assert chains.stored is not None
+    jacobian = torch.func.vmap(torch.func.jacrev(lambda z: model.generator(z.unsqueeze(0)).flatten()))
+    slopes = jacobian(chains.stored[:, 0, 0]).detach() / model.noise_std
+    precision = torch.eye(config.model.latent_dim) + slopes.mT @ slopes
+    plain = torch.linalg.eigvalsh(precision)
+    learnt = torch.linalg.eigvals(chains.covariances[:, 0] @ precision).real
+    before, after = ((each.amax(-1) / each.amin(-1)).median() for each in (plain, learnt))
+    assert after < 0.5 * before, (before, after)
+
+
+def test_a_chain_that_begins_anew_learns_anew(tiny_config: MakeConfig):
+    config = tiny_config({**SECANT, "posterior_chains.restart_after": 2})
+    model, x = build_model(config), images(config)
+    chains = Chains(config, model, 8)
+    visit(chains, model, x, 0)
+    assert chains.covariances is not None
+    for step in (1, 2):
+        chains.log_factors[2] = 30.0  # so long a step is never accepted
+        visit(chains, model, x, step)
+    identity = torch.eye(config.model.latent_dim)
+    assert torch.equal(chains.covariances[2, 0], identity)
+    assert (chains.log_factors[2] == 0).all()
+    assert not torch.equal(chains.covariances[1, 0], identity)
+
+
+def test_covariances_come_back_with_a_checkpoint(tiny_config: MakeConfig):
+    config = tiny_config(SECANT)
+    x = images(config)
+    trainer, other = (Trainer(config, build_model(config), 8) for _ in range(2))
+    for step in range(4):
+        trainer.step(x, INDEX, step, 0)
+    other.model.load_state_dict(trainer.model.state_dict())
+    other.load_tensors({name: tensor.clone() for name, tensor in trainer.tensors().items()}, None)
+    one, two = (each.step(x, INDEX, 4, 0) for each in (trainer, other))
+    assert one == two
+    assert other.chains.covariances is not None
+    assert torch.equal(trainer.chains.covariances, other.chains.covariances)
+
+
+def test_a_ladder_learns_a_covariance_per_rung(tiny_config: MakeConfig):
+    ladder = {
+        "gradient.estimator": "thermodynamic-detached",
+        "gradient.num_rungs": 3,
+        "gradient.num_chains": 2,
+    }
+    config = tiny_config({**SECANT, **ladder, "posterior_chains.exchange": True})
+    model, x = build_model(config), images(config)
+    chains = Chains(config, model, 8)
+    for step in range(20):
+        visit(chains, model, x, step)
+    assert chains.covariances is not None
+    trace = chains.covariances.diagonal(dim1=-2, dim2=-1).sum(-1).mean(0)
+    assert trace.shape == (3,)
+    assert trace[0] > trace[2]  # the posterior is narrower than the prior
+
+
+@pytest.mark.parametrize("words", [{"posterior_chains.kernel": "ula"}, {"posterior_chains.start": "base"}])
+def test_a_covariance_needs_mala_and_stored_chains(words: dict[str, Any], tiny_config: MakeConfig):
+    with pytest.raises(InputError, match=r"`posterior_chains.precondition` secant needs kernel mala"):
+        tiny_config({**SECANT, **words})
+
+
+def test_covariances_count_in_the_bound_on_memory(tiny_config: MakeConfig, monkeypatch: pytest.MonkeyPatch):
+    config = tiny_config(SECANT)
+    d = config.model.latent_dim
+    model = build_model(config)
+    monkeypatch.setattr("thermograd.training.chains.LARGEST_STORE", 4 * 8 * (d + d * d))
+    Chains(config, model, 8)
+    monkeypatch.setattr("thermograd.training.chains.LARGEST_STORE", 4 * 8 * (d + d * d) - 1)
+    with pytest.raises(InputError, match="of covariances"):
+        Chains(config, model, 8)
+    Chains(tiny_config(PERSISTENT), model, 8)

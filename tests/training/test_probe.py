@@ -26,6 +26,7 @@ from thermograd.runs.folder import read_metrics
 from thermograd.runs.run import Run, load_run
 from thermograd.runs.train import train_run
 from thermograd.training.builder import batch_images, build_model, load_data
+from thermograd.training.chains import Chains
 from thermograd.training.probe import (
     Changes,
     Probe,
@@ -392,6 +393,29 @@ def test_persistent_chains_are_used_where_all_have_them_and_by_no_one_else(train
     test = small(estimators=("maximum-likelihood",), reference=None, split="test", changes={"batch_size": 3})
     found = variance_of_run(trained, test).settings["estimators"]["maximum-likelihood"]
     assert found["posterior_chains"]["start"] == "base"  # chains are stored for training images alone
+
+
+def test_covariances_are_used_with_the_stored_chains_alone(tiny_config: MakeConfig):
+    config = tiny_config(
+        {
+            f"posterior_chains.{k}": v
+            for k, v in (("kernel", "mala"), ("start", "persistent"), ("precondition", "secant"))
+        }
+    )
+    model, own = build_model(config), Chains(config, build_model(config), 8)
+    own.step_sizes.fill_(0.7)
+    x = torch.zeros(8, *config.model.image_shape)
+    for changes, kept in (
+        (Changes(), "secant"),
+        (Changes(start="base"), "none"),
+        (Changes(kernel="ula"), "none"),
+    ):
+        other = estimator_config(config, "maximum-likelihood", changes)
+        assert other.posterior_chains.precondition == kept
+        (sampler,) = make_samplers(own, model, {"it": other}, x)
+        assert (sampler.chains.covariances is own.covariances) == (kept == "secant")
+        # Step sizes are in units of the covariance, so they go with it.
+        assert torch.equal(sampler.chains.step_sizes, own.step_sizes) == (kept == "secant")
 
 
 @pytest.mark.parametrize(

@@ -126,6 +126,11 @@ class PosteriorChainsConfig(Section):
         description="by which each image's factor on the step sizes follows its acceptance from visit to visit, "
         "for persistent chains; 0 for one step size per rung",
     )
+    precondition: Literal["none", "secant"] = Field(
+        "none",
+        description="secant: persistent chains of MALA learn a covariance of proposals for each image and rung, from "
+        "how the score changes along them, at no evaluation; it stores d^2 numbers for each",
+    )
     restart_after: PositiveInt | None = Field(
         5, description="visits without a move after which a stored chain begins anew; None for never"
     )
@@ -302,6 +307,12 @@ class LearningConfig(Section):
             )
         if self.gradient.clean_second_moments and self.optimiser.kind != "adam":
             raise ValueError("`gradient.clean_second_moments` needs optimiser.kind adam, got sgd")
+        chains = self.posterior_chains
+        if chains.precondition != "none" and (chains.kernel, chains.start) != ("mala", "persistent"):
+            raise ValueError(
+                f"`posterior_chains.precondition` {chains.precondition} needs kernel mala and start persistent, got "
+                f"{chains.kernel} and {chains.start}"
+            )
         if self.posterior_chains.exchange and self.gradient.num_rungs == 2:
             raise ValueError("`posterior_chains.exchange` needs a ladder of more than 2 rungs, got 2")
         schedule = names.SCHEDULES[self.gradient.schedule.kind]

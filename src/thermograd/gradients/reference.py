@@ -60,7 +60,8 @@ class ReferenceSettings:
         num_burn_in: steps in which step sizes adapt and chains forget their start.
         num_steps: steps after them.
         every: steps between the draws that are averaged.
-        step_size: where MALA's step sizes begin.
+        step_size: where MALA's step sizes begin; each rung of an image adapts its own.
+        precondition: let each rung of an image learn a covariance of its proposals while burning in.
     """
 
     num_rungs: int = 12
@@ -70,6 +71,7 @@ class ReferenceSettings:
     num_steps: int = 200
     every: int = 10
     step_size: float = 0.1
+    precondition: bool = True
 
     def __post_init__(self) -> None:
         for name, least in (("num_rungs", 2), ("num_chains", 2), ("num_burn_in", 0), ("every", 1)):
@@ -104,13 +106,15 @@ def reference_gradient(
     rule = ESTIMATORS["maximum-likelihood"], PRIOR_RULES["contrast"]
     sampler = LadderSampler(
         power_schedule(settings.num_rungs, settings.power),
-        MALA(settings.step_size),
+        MALA(torch.full((settings.num_rungs, len(x)), settings.step_size)),
         settings.num_chains,
         exchange=True,
         chunk_size=chunk_size,
     )
     state = sampler.start(model, x, generator, "annealed")
-    sampler, state = sampler.adapt(model, x, state, settings.num_burn_in, generator)
+    sampler, state = sampler.adapt(
+        model, x, state, settings.num_burn_in, generator, precondition=settings.precondition
+    )
     chains, traces = [Spread() for _ in range(settings.num_chains)], []
     for _ in range(settings.num_steps // settings.every):
         ladder, info, trace = sampler.trace(model, x, state, settings.every, generator)

@@ -19,13 +19,17 @@ from torch import Tensor
 from thermograd.errors import InputError, check_positive
 from thermograd.ladders.schedules import check_schedule
 from thermograd.models.latent_model import LatentModel
+from thermograd.samplers.covariance import base_covariance, learn_from_chains
 from thermograd.samplers.kernel import Kernel, adapted_step_size
-from thermograd.samplers.mala import MALA
+from thermograd.samplers.mala import MALA, preconditioned
 from thermograd.samplers.replica_exchange import RoundTrips, exchange
 from thermograd.samplers.target import ChainState, Target, columns
 
 Start = Literal["base", "prior", "annealed"]
 Bottom = Literal["chains", "dealt", "shared"]
+
+LEARNING_GAIN, LEARNING_STEPS = 0.4, 25
+"""Of a covariance in `adapt`: the gain of its first pairs, and the steps in which it falls by half."""
 
 
 @dataclass(frozen=True)
@@ -145,6 +149,8 @@ class LadderInfo:
         num_evaluations: generator evaluations spent on each image since the start. All have a gradient in z but ULA's
             last and those of dealt prior draws, which are counted in full.
         moved: (K', M, B), whether each chain has moved at all.
+        pairs: of every step the move that was proposed and the change of the score along it, each (K', M, B, d), for
+            `samplers.covariance`; empty unless the sampler keeps them.
         swap_rates: (K' - 1,), mean swap probability of each pair, or None without exchange.
         round_trips: (M, B), round trips through each ladder, or None without exchange.
     """
@@ -156,6 +162,7 @@ class LadderInfo:
     step_sizes: Tensor
     num_evaluations: float
     moved: Tensor
+    pairs: tuple[tuple[Tensor, Tensor], ...] = ()
     swap_rates: Tensor | None = None
     round_trips: Tensor | None = None
 
@@ -207,6 +214,7 @@ class LadderSampler:
         bottom: what stands at t = 0: "chains" of each image, draws of the prior "dealt" out to chains and images, or
             draws of the prior "shared" by all images.
         chunk_size: the most latents evaluated at once; it bounds memory.
+        keep_pairs: keep what a covariance of proposals can be learnt from.
 
     Raises:
         InputError: a bad schedule, a step size of another shape or not positive, a count below 1, or exchange with
@@ -232,6 +240,7 @@ class LadderSampler:
     exchange: bool = False
     bottom: Bottom = "chains"
     chunk_size: int | None = None
+    keep_pairs: bool = False
 
     def __post_init__(self) -> None:
         check_schedule(self.inverse_temperatures)
@@ -315,7 +324,7 @@ class LadderSampler:
         state = self.kernel.init(target, target.model.sample_base((1, *shape[1:]), generator))
         rungs = []
         for k in range(shape[0]):
-            kernel = replace(self.kernel, step_size=sizes[k : k + 1])
+            kernel = self.kernel.on_rungs(slice(k, k + 1), sizes[k : k + 1])
             for _ in range(num_steps):
                 state, _ = kernel.step(target, state, t[k : k + 1], generator)
             rungs.append(state)
@@ -323,21 +332,36 @@ class LadderSampler:
         return LadderState(whole, 0, self.num_chains * (1 + shape[0] * num_steps))
 
     def adapt(
-        self, model: LatentModel, x: Tensor, state: LadderState, num_steps: int, generator: torch.Generator
+        self,
+        model: LatentModel,
+        x: Tensor,
+        state: LadderState,
+        num_steps: int,
+        generator: torch.Generator,
+        *,
+        precondition: bool = False,
     ) -> tuple["LadderSampler", LadderState]:
-        """Run steps in which the step sizes follow the acceptance, and return the sampler with those it found.
+        """Run steps in which the kernel adapts, and return the sampler with what it found.
 
         Step sizes of shape (K, B) follow each image's own acceptance, others the mean over images. Kernels without a
-        target acceptance keep theirs.
+        target acceptance keep theirs. With `precondition` each rung of an image learns a covariance of its proposals,
+        at no evaluation (`samplers.covariance`).
 
         Raises:
-            InputError: `num_steps` negative.
+            InputError: `num_steps` negative, or `precondition` for another kernel than MALA.
         """
         if num_steps < 0:
             raise InputError(f"`num_steps` must not be negative, got {num_steps}.")
-        walk = _Walk(self, model, x, state, generator)
+        walk, covariance = _Walk(self, model, x, state, generator), None
+        if precondition:
+            covariance = base_covariance(walk.begin[:, 0], model.base_std)
+            walk.kernel = preconditioned(walk.kernel, covariance)
         for step in range(num_steps):
             acceptance = walk.step()
+            if covariance is not None and walk.pair is not None:
+                gain = LEARNING_GAIN / (1 + step / LEARNING_STEPS)
+                covariance = learn_from_chains(covariance, [walk.pair], gain, model.base_std)
+                walk.kernel = preconditioned(walk.kernel, covariance)
             if self.kernel.target_acceptance is not None:
                 mean = acceptance.mean(1 if walk.sizes.shape[-1] > 1 else (1, 2), keepdim=True)
                 walk.sizes = adapted_step_size(
@@ -345,7 +369,7 @@ class LadderSampler:
                 )
         sizes = self.step_sizes(walk.t)
         sizes[self.lowest :] = flat(walk.sizes)
-        return replace(self, kernel=replace(self.kernel, step_size=sizes)), walk.state()
+        return replace(self, kernel=replace(walk.kernel, step_size=sizes)), walk.state()
 
     def run(
         self,
@@ -438,7 +462,7 @@ class _Walk:
         state: LadderState,
         generator: torch.Generator,
     ):
-        self.sampler, self.generator = sampler, generator
+        self.sampler, self.generator, self.kernel = sampler, generator, sampler.kernel
         self.target = Target(model, x, sampler.chunk_size)
         self.t, self.sizes = sampler.running(model, x)
         self.chains, self.begin = state.chains, state.chains.position
@@ -448,15 +472,22 @@ class _Walk:
         self.score_norm = self.t.new_zeros(len(self.t))
         self.swap_probability = torch.zeros_like(self.score_norm[1:])
         self.trips: RoundTrips | None = None
+        self.pair: tuple[Tensor, Tensor] | None = None
+        self.pairs: list[tuple[Tensor, Tensor]] = []
 
     def step(self, last: bool = False) -> Tensor:
         """Take one step on all rungs; return the acceptance probability of each chain, (K', M, B)."""
-        kernel = replace(self.sampler.kernel, step_size=self.sizes)
+        kernel = self.kernel.on_rungs(slice(None), self.sizes)
+        before = self.chains
         self.score_norm = self.chains.score(self.t).norm(dim=-1).mean((1, 2))
         take = kernel.last_step if last else kernel.step
         self.chains, info = take(self.target, self.chains, self.t, self.generator)
         self.num_evaluations += self.sampler.num_chains * len(self.t)
         self.acceptance += info.acceptance.mean(1)
+        if info.proposal is not None:
+            change = before.score(self.t) - info.proposal.score(self.t)
+            self.pair = info.proposal.position - before.position, change
+            self.pairs += [self.pair] if self.sampler.keep_pairs else []
         if self.sampler.exchange:
             self.chains, source, probability = exchange(self.chains, self.t, self.done % 2, self.generator)
             self.swap_probability += probability.mean((1, 2))
@@ -495,6 +526,7 @@ class _Walk:
             step_sizes=self.sampler.step_sizes(t)[-len(t) :],
             num_evaluations=self.num_evaluations + self.sampler.num_chains * dealt,
             moved=(self.chains.position != self.begin).any(-1),
+            pairs=tuple(self.pairs),
             swap_rates=self.swap_probability / self.num_steps if self.sampler.exchange else None,
             round_trips=None if self.trips is None else self.trips.count,
         )

@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -48,6 +48,15 @@ class Kernel(ABC):
     def target_acceptance(self) -> float | None:
         """Return the mean acceptance that the step size is steered to, or None."""
         return None
+
+    @property
+    def factor(self) -> Tensor | None:
+        """Return the factor L of the covariance of its proposals, or None where it has no such covariance."""
+        return None
+
+    def on_rungs(self, rungs: slice, step_size: Tensor) -> "Kernel":
+        """Return the kernel of some of a ladder's rungs, whose settings meet chains (K', M, B)."""
+        return replace(self, step_size=step_size)
 
     def init(self, target: Target, position: Tensor) -> ChainState:
         """Evaluate the target at the start (..., d)."""

@@ -5,16 +5,22 @@ A proposal z' ~ q(·|z) = N(z + (h^2/2) ∇ log p_t(z), h^2 I) is accepted with 
     min(1, p_t(z') q(z|z') / (p_t(z) q(z'|z))),
 
 so the chain's stationary distribution is p_t itself, at any step size. Each chain is tested by itself.
+
+With a factor L of a covariance C = L L^T the proposal is N(z + (h^2/2) C ∇ log p_t(z), h^2 C): steps as long as the
+density is wide, in every direction. It is the same chain in the coordinates L^-1 z, so it is as exact, as long as C
+does not depend on where the chain stands.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from thermograd.errors import InputError
+from thermograd.samplers.covariance import factor_of
 from thermograd.samplers.kernel import Kernel, select
-from thermograd.samplers.langevin import langevin_proposal
+from thermograd.samplers.langevin import langevin_move, langevin_proposal
 from thermograd.samplers.target import ChainState, Info, Target
 
 
@@ -25,6 +31,8 @@ class MALA(Kernel):
     Args:
         step_size: h, a number or a tensor that broadcasts against the chains' axes (...).
         target_acceptance: what the step size is steered to; 0.574 is optimal in high dimension. None keeps it.
+        factor: L, lower triangular (..., d, d), which broadcasts against the chains' axes; on a ladder (K', B, d, d) of
+            the rungs that run chains. None for the identity.
 
     Raises:
         InputError: `step_size` is a number and not positive, or `target_acceptance` outside (0, 1).
@@ -33,6 +41,7 @@ class MALA(Kernel):
         Roberts and Tweedie (1996), Exponential convergence of Langevin distributions. Bernoulli.
         Roberts and Rosenthal (1998), Optimal scaling of discrete approximations to Langevin diffusions. JRSS
             B.
+        Girolami and Calderhead (2011), Riemann manifold Langevin and Hamiltonian Monte Carlo methods. JRSS B.
 
     Example:
         >>> tg.MALA(0.1).target_acceptance
@@ -43,12 +52,18 @@ class MALA(Kernel):
     is_reversible: ClassVar[bool] = True
 
     target_acceptance: float | None = 0.574
+    factor: Tensor | None = None
+
+    def on_rungs(self, rungs: slice, step_size: Tensor) -> "MALA":
+        """Return the kernel of some of a ladder's rungs, whose settings meet chains (K', M, B)."""
+        factor = None if self.factor is None else self.factor[rungs].unsqueeze(1)
+        return replace(self, step_size=step_size, factor=factor)
 
     def step(
         self, target: Target, state: ChainState, t: Tensor, generator: torch.Generator
     ) -> tuple[ChainState, Info]:
         """Take one step at inverse temperatures t, which broadcast against the chains' axes."""
-        proposal = target.evaluate(langevin_proposal(state, t, self.step_size, generator))
+        proposal = target.evaluate(self._propose(state, t, generator))
         log_ratio = proposal.log_density(t) - state.log_density(t)
         log_ratio += self._log_proposal(proposal, state, t) - self._log_proposal(state, proposal, t)
         # Outside the model's range the density is not a number; such a proposal is rejected.
@@ -57,10 +72,39 @@ class MALA(Kernel):
             log_ratio.shape, generator=generator, dtype=log_ratio.dtype, device=log_ratio.device
         )
         accept = uniform.log() < log_ratio
-        return select(accept, proposal, state), Info(log_ratio.clamp(max=0).exp())
+        return select(accept, proposal, state), Info(log_ratio.clamp(max=0).exp(), proposal)
+
+    def _propose(self, state: ChainState, t: Tensor, generator: torch.Generator) -> Tensor:
+        if self.factor is None:
+            return langevin_proposal(state, t, self.step_size, generator)
+        nowhere = torch.zeros_like(state.position)
+        move = langevin_move(nowhere, self._whitened_score(state, t), self.step_size, generator)
+        return state.position + (self.factor @ move.unsqueeze(-1)).squeeze(-1)
 
     def _log_proposal(self, source: ChainState, destination: ChainState, t: Tensor) -> Tensor:
         """Return log q(destination | source) up to its constant, (...)."""
         h = torch.as_tensor(self.step_size, dtype=source.position.dtype, device=source.position.device)
-        mean = source.position + (h.square() / 2).unsqueeze(-1) * source.score(t)
-        return -(destination.position - mean).square().sum(-1) / (2 * h.square())
+        drift = (h.square() / 2).unsqueeze(-1)
+        if self.factor is None:
+            miss = destination.position - (source.position + drift * source.score(t))
+        else:
+            move = (destination.position - source.position).unsqueeze(-1)
+            move = torch.linalg.solve_triangular(self.factor, move, upper=False).squeeze(-1)
+            miss = move - drift * self._whitened_score(source, t)
+        return -miss.square().sum(-1) / (2 * h.square())
+
+    def _whitened_score(self, state: ChainState, t: Tensor) -> Tensor:
+        """Return L^T ∇ log p_t, the score in the coordinates L^-1 z, (..., d)."""
+        score = state.score(t)
+        return score if self.factor is None else (self.factor.mT @ score.unsqueeze(-1)).squeeze(-1)
+
+
+def preconditioned(kernel: Kernel, covariance: Tensor) -> MALA:
+    """Return a kernel whose proposals have covariances h^2 C, C (..., d, d).
+
+    Raises:
+        InputError: another kernel than MALA.
+    """
+    if not isinstance(kernel, MALA):
+        raise InputError(f"`precondition` needs kernel mala, got {kernel.name}.")
+    return replace(kernel, factor=factor_of(covariance))

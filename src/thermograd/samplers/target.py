@@ -47,9 +47,11 @@ class Info(NamedTuple):
 
     Attributes:
         acceptance: (...), probability with which each proposal was accepted; 1 for kernels without a test.
+        proposal: what was proposed, with its scores, or None.
     """
 
     acceptance: Tensor
+    proposal: ChainState | None = None
 
 
 @dataclass(frozen=True)

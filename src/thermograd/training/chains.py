@@ -5,8 +5,9 @@ step sizes and the schedule follow what was seen. A probe visits and keeps nothi
 
 The step size of rung k for image i is h_k f_ik. The common h_k follows the mean acceptance of all images, as training
 needs it early on; the image's own factor f_ik, which is stored with its chains, follows how much its acceptance differs
-from that mean. A stored chain that has not moved for `restart_after` visits begins anew at a draw of the prior, chosen
-by its likelihood.
+from that mean. With `precondition: secant` each rung of an image has a covariance of its proposals as well, learnt from
+visit to visit and frozen within one. A stored chain that has not moved for `restart_after` visits begins anew at a draw
+of the prior, chosen by its likelihood, with a factor of 1 and the covariance of the base distribution.
 """
 
 import math
@@ -29,7 +30,9 @@ from thermograd.ladders.schedules import (
     make_schedule,
 )
 from thermograd.models.latent_model import LatentModel
+from thermograd.samplers.covariance import base_covariance, learn_from_chains
 from thermograd.samplers.kernel import adapted_step_size
+from thermograd.samplers.mala import preconditioned
 from thermograd.samplers.named import make_kernel
 from thermograd.samplers.prior import PriorDraws
 from thermograd.samplers.target import Target, columns
@@ -42,6 +45,10 @@ LARGEST_LOG_FACTOR = 4.0
 """Of an image's own step size over the common one, either way."""
 LONGEST_STAND = 10_000
 """Visits without a move that are counted at most."""
+LEARNING_GAIN = 0.4
+"""By which a stored covariance follows each proposal of its chains."""
+STANDING_STEPS = 8
+"""Steps without a move from which on a chain counts as standing: 1 in 1,000 by chance at MALA's target acceptance."""
 NUM_CANDIDATES = 64
 """Draws of the prior among which a chain that begins anew chooses."""
 
@@ -85,6 +92,10 @@ class Chains:
         shape = (0, 0, 0) if self.stored is None else self.stored.shape[:3]
         self.log_factors = torch.zeros(shape[:2], dtype=like.dtype, device=self.device)
         self.num_still = torch.zeros(shape, dtype=torch.int16, device=self.device)
+        self.covariances: Tensor | None = None
+        self.base_std = model.base_std
+        if chains.precondition == "secant" and self.stored is not None:
+            self.covariances = base_covariance(self.stored[:, :, 0], model.base_std)
         persists = self.runs_prior_chains and not config.prior_chains.is_short_run
         self.prior = PriorChains(config, model, persists, self.stream)
 
@@ -102,11 +113,14 @@ class Chains:
     def _make_store(self, model: LatentModel, num_images: int) -> Tensor:
         shape = (num_images, self.num_running_rungs, self.config.gradient.num_chains)
         size = 4 * math.prod(shape) * model.latent_dim
-        if size > LARGEST_STORE:
+        learnt = self.config.posterior_chains.precondition != "none"
+        square = 4 * math.prod(shape[:2]) * model.latent_dim**2 * learnt
+        if size + square > LARGEST_STORE:
             raise InputError(
                 f"`posterior_chains.start` persistent would store {size / 2**30:.1f} GiB of chains "
+                f"{f'and {square / 2**30:.1f} GiB of covariances ' if learnt else ''}"
                 f"(at most {LARGEST_STORE / 2**30:.0f}): lower gradient.num_rungs or num_chains, "
-                f"or choose another start."
+                f"{'set precondition to none, ' if learnt else ''}or choose another start."
             )
         return model.sample_base(shape, self.stream("stored-chains", 0))
 
@@ -141,54 +155,86 @@ class Chains:
             factors = sizes.new_ones(len(sizes), len(index))
             factors[-self.num_running_rungs :] = self.log_factors[index].exp().T
             sizes = sizes.unsqueeze(1) * factors
+        kernel = make_kernel(config.posterior_chains.kernel, sizes)
+        if self.covariances is not None:
+            kernel = preconditioned(kernel, self.covariances[index].transpose(0, 1))
         return LadderSampler(
             self.schedule,
-            make_kernel(config.posterior_chains.kernel, sizes),
+            kernel,
             config.gradient.num_chains,
             config.posterior_chains.exchange,
             self.bottom,
             config.compute.chunk_size,
+            keep_pairs=self.covariances is not None,
         )
 
     def keep(self, model: LatentModel, x: Tensor, draws: Draws, index: Tensor, step: int) -> dict[str, float]:
         """Store chains for their next visit, and let step sizes and the schedule follow what was seen.
 
         Returns:
-            Of stored chains of this batch, `standing_chains`, the share that did not move in this visit and the one
-            before, and `restarted_chains`, the number that begin anew.
+            `standing_chains`, the share of all stored chains that have not moved for longer than chance explains;
+            `restarted_chains`, the number that begin anew now, and `restart_evaluations` spent on them.
         """
-        chains, info, record = self.config.posterior_chains, draws.info, {}
+        record: dict[str, float] = {}
         if self.stored is not None:
-            still = torch.where(info.moved, 0, self.num_still[index].permute(1, 2, 0) + 1)
-            position = info.state.chains.position
-            lost = still >= (chains.restart_after or math.inf)
-            images = lost.any(0).any(0).nonzero().flatten()
-            if len(images):
-                position = position.clone()
-                places = self._anew(model, x[images], images, draws, step)
-                position[:, :, images] = torch.where(
-                    lost[:, :, images].unsqueeze(-1), places, position[:, :, images]
-                )
+            lost = self._store(model, x, draws, index, step)
+            self._learn(draws.info, index, lost.all(1))
+            standing = self.num_still * self.config.posterior_chains.num_steps >= STANDING_STEPS
             record = {
-                "standing_chains": float((still > 1).double().mean()),
+                "standing_chains": float(standing.double().mean()),
                 "restarted_chains": float(lost.sum()),
-                "restart_evaluations": float(NUM_CANDIDATES * len(images)),
+                "restart_evaluations": float(NUM_CANDIDATES * lost.any(0).any(0).sum()),
             }
-            self.stored[index] = position.permute(2, 0, 1, 3)
-            kept = torch.where(lost, 0, still).clamp(max=LONGEST_STAND).to(torch.int16)
-            self.num_still[index] = kept.permute(2, 0, 1)
         if draws.prior is not None:
             self.prior.keep(draws.prior)
-        gain = chains.adaptation_gain
-        rungs = slice(-self.num_running_rungs, None)  # a rung of dealt draws has no step size to adapt
-        acceptance, target = info.acceptance[rungs], make_kernel(chains.kernel, 1.0).target_acceptance
-        mean = acceptance.mean(1)
-        self.step_sizes[rungs] = adapted_step_size(self.step_sizes[rungs], mean, target, gain)
-        if self.stored is not None and target is not None:
-            moved = self.log_factors[index].T + chains.image_gain * (acceptance - mean.unsqueeze(1))
-            self.log_factors[index] = moved.clamp(-LARGEST_LOG_FACTOR, LARGEST_LOG_FACTOR).T
+        acceptance, target = self._acceptance(draws.info)
+        rungs, gain = slice(-len(acceptance), None), self.config.posterior_chains.adaptation_gain
+        self.step_sizes[rungs] = adapted_step_size(self.step_sizes[rungs], acceptance.mean(1), target, gain)
         self._adapt_schedule(draws, step)
         return record
+
+    def _acceptance(self, info: LadderInfo) -> tuple[Tensor, float | None]:
+        """Return that of the rungs that ran chains, (K', B), and what it is steered to."""
+        target = make_kernel(self.config.posterior_chains.kernel, 1.0).target_acceptance
+        return info.acceptance[-self.num_running_rungs :], target
+
+    def _store(self, model: LatentModel, x: Tensor, draws: Draws, index: Tensor, step: int) -> Tensor:
+        """Store where the chains of a visit stand; return which begin anew, (K', M, B)."""
+        assert self.stored is not None
+        still = torch.where(draws.info.moved, 0, self.num_still[index].permute(1, 2, 0) + 1)
+        position = draws.info.state.chains.position
+        lost = still >= (self.config.posterior_chains.restart_after or math.inf)
+        images = lost.any(0).any(0).nonzero().flatten()
+        if len(images):
+            position = position.clone()
+            places = self._anew(model, x[images], images, draws, step)
+            position[:, :, images] = torch.where(
+                lost[:, :, images].unsqueeze(-1), places, position[:, :, images]
+            )
+        self.stored[index] = position.permute(2, 0, 1, 3)
+        kept = torch.where(lost, 0, still).clamp(max=LONGEST_STAND).to(torch.int16)
+        self.num_still[index] = kept.permute(2, 0, 1)
+        return lost
+
+    def _learn(self, info: LadderInfo, index: Tensor, lost: Tensor) -> None:
+        """Let each image's factor follow its acceptance and its covariance the proposals; where chains are lost, reset.
+
+        Args:
+            info: of the visit.
+            index: (B,).
+            lost: (K', B), where all chains begin anew.
+        """
+        acceptance, target = self._acceptance(info)
+        if target is not None:
+            gain = self.config.posterior_chains.image_gain
+            moved = self.log_factors[index].T + gain * (acceptance - acceptance.mean(1, keepdim=True))
+            moved = moved.clamp(-LARGEST_LOG_FACTOR, LARGEST_LOG_FACTOR)
+            self.log_factors[index] = torch.where(lost, 0.0, moved).T
+        if self.covariances is not None:
+            old = self.covariances[index].transpose(0, 1)
+            new = learn_from_chains(old, info.pairs, LEARNING_GAIN, self.base_std)
+            begin = base_covariance(new[..., 0], self.base_std)
+            self.covariances[index] = torch.where(lost[..., None, None], begin, new).transpose(0, 1)
 
     def _anew(self, model: LatentModel, x: Tensor, images: Tensor, draws: Draws, step: int) -> Tensor:
         """Return a place to begin anew for each chain of some images of a visit, (K', M, b, d).
@@ -237,7 +283,7 @@ class Chains:
         tensors |= {f"moments.{name}": tensor for name, tensor in self.moments.tensors().items()}
         if self.stored is not None:
             tensors |= {"log_factors": self.log_factors, "num_still": self.num_still}
-        optional = {"stored": self.stored, "swap_rates": self.swap_rates}
+        optional = {"stored": self.stored, "covariances": self.covariances, "swap_rates": self.swap_rates}
         return tensors | {name: tensor for name, tensor in optional.items() if tensor is not None}
 
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
@@ -250,4 +296,6 @@ class Chains:
             self.stored = tensors["stored"].to(self.device)
             self.log_factors = tensors["log_factors"].to(self.device)
             self.num_still = tensors["num_still"].to(self.device)
+        if self.covariances is not None:
+            self.covariances = tensors["covariances"].to(self.device)
         self.swap_rates = tensors.get("swap_rates")

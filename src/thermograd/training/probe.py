@@ -102,6 +102,8 @@ def estimator_config(config: Learning, estimator: str, changes: Changes) -> Lear
         chains["start"] = changes.start
     elif chains["start"] == "persistent" and not same:
         chains["start"] = "base"
+    if (chains["kernel"], chains["start"]) != ("mala", "persistent"):
+        chains["precondition"] = "none"  # covariances are stored with the run's chains
     batch_size = changes.batch_size or config.training.batch_size
     prior["num_updates"] = 1
     if (not same or batch_size != config.training.batch_size) and num_rungs > 2:
@@ -163,9 +165,14 @@ def _make_chains(own: Chains, model: LatentModel, config: LearningConfig, x: Ten
                 f"rungs with {gradient.num_chains} chains; try base or annealed."
             )
         chains.stored, chains.log_factors = own.stored, own.log_factors
+        chains.covariances = None if chains.covariances is None else own.covariances
     if same_rungs and gradient.schedule == run.gradient.schedule:
         chains.schedule = own.schedule
-        if settings.kernel == run.posterior_chains.kernel:
+        same_proposals = (settings.kernel, settings.precondition) == (
+            run.posterior_chains.kernel,
+            run.posterior_chains.precondition,
+        )
+        if same_proposals:
             chains.step_sizes = own.step_sizes
             return chains
     generator = stream(run.seed, "probe-pilot", 0, own.device)

@@ -24,7 +24,7 @@ from thermograd.models.check import check_model
 from thermograd.models.latent_model import LatentModel
 from thermograd.runs import run as runs
 from thermograd.runs.train import OnStep, train_run
-from thermograd.study import engine, load_study, read_study_file, write_tables
+from thermograd.study import clusters, engine, load_study, read_study_file, write_tables
 from thermograd.study.folder import is_done, make_study
 from thermograd.study.work import prepare_features
 from thermograd.training.builder import batch_images
@@ -345,7 +345,7 @@ def run_study(
     folder = make_study(described, Path("studies") / described.name if out is None else Path(out))
     if not all(is_done(folder.run_folder(each.identity), described.evaluation) for each in folder.runs):
         prepare_features(folder)
-        with engine.local_client(num_workers or engine.default_num_workers(folder, 0)) as client:
+        with clusters.local_client(num_workers or clusters.default_num_workers(folder, 0)) as (client, _):
             causes = engine.run_study(folder, client, max_attempts=max_attempts, on_event=on_event)
         if causes:
             raise RunError(f"{len(causes)} runs failed: {'; '.join(causes.values())}")

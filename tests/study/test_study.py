@@ -34,7 +34,7 @@ from thermograd.runs.train import train_run
 from thermograd.study import load_study, query_study, read_study_file, write_tables
 from thermograd.study.arms import expand_arms
 from thermograd.study.attempts import STALE, Claim, claim, read_attempts
-from thermograd.study.engine import read_cluster_file
+from thermograd.study.clusters import read_cluster_file
 from thermograd.study.file import parse_study, ready_studies
 from thermograd.study.folder import extend_study, is_done, make_study, open_study, study_status
 from thermograd.study.plan import PlannedRun, check_metrics, check_weights, plan_runs, time_steps
@@ -363,21 +363,54 @@ def dead_process() -> int:
 
 
 @pytest.mark.parametrize(
-    ("facts", "age", "is_free"),
+    ("facts", "is_free"),
     [
-        ({"host": "another"}, 0.0, False),
-        ({"host": "another"}, STALE + 1, True),
-        ({"host": "another", "ended": "failed"}, 0.0, True),
-        ({"pid": os.getpid(), "born": "an earlier process of this number"}, 0.0, True),
+        ({"host": "another"}, False),
+        ({"host": "another", "ended": "failed"}, True),
+        ({"pid": os.getpid(), "born": "an earlier process of this number"}, True),
     ],
-    ids=["elsewhere, alive", "elsewhere, heart stopped", "ended", "number given to another process"],
+    ids=["elsewhere", "ended", "number given to another process"],
 )
-def test_a_claim_waits_for_the_living_only(tmp_path: Path, facts: dict[str, Any], age: float, is_free: bool):
-    write_attempt(tmp_path / "run", facts, age)
+def test_a_claim_waits_for_the_living_only(tmp_path: Path, facts: dict[str, Any], is_free: bool):
+    write_attempt(tmp_path / "run", facts)
     held = claim(tmp_path / "run")
     assert (held is not None) == is_free
     if held is not None:
         held.end("done")
+
+
+@pytest.mark.parametrize("age", [-3600.0, 0.0, 3600.0])
+def test_hearts_are_watched_by_ones_own_clock(age: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A file server whose clock is an hour behind or ahead changes nothing."""
+    clock = [1000.0]
+    monkeypatch.setattr("thermograd.study.attempts.time.monotonic", lambda: clock[0])
+    write_attempt(tmp_path / "run", {"host": "another"}, age)
+    assert claim(tmp_path / "run") is None
+    clock[0] += STALE - 1
+    write_attempt(tmp_path / "run", {"host": "another"}, age - 5)  # it beats
+    assert claim(tmp_path / "run") is None
+    clock[0] += STALE - 1
+    assert claim(tmp_path / "run") is None
+    clock[0] += 2
+    held = claim(tmp_path / "run")
+    assert held is not None
+    held.end("done")
+
+
+def test_one_that_stands_still_on_this_machine_is_ended_before_its_run_is_taken_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """It could wake up later, and it holds the lock of its run."""
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    clock = [1000.0]
+    monkeypatch.setattr("thermograd.study.attempts.time.monotonic", lambda: clock[0])
+    write_attempt(tmp_path / "run", {"pid": child.pid, "born": birth(child.pid)})
+    assert claim(tmp_path / "run") is None
+    clock[0] += STALE + 1
+    held = claim(tmp_path / "run")
+    assert held is not None
+    assert child.wait(10) == -signal.SIGKILL
+    held.end("done")
 
 
 def test_the_dead_on_this_machine_are_known_at_once(tmp_path: Path):
@@ -642,14 +675,19 @@ def test_a_folder_with_anything_else_is_refused(tiny_study: MakeStudy, tmp_path:
             {"class": "LocalCluster", "num_worker": 2},
             "`num_worker` is not a setting; did you mean 'num_workers'",
         ),
-        ({"class": "LocalCluster", "num_workers": 0}, "`num_workers` must be at least 1, got 0"),
+        (
+            {"class": "LocalCluster", "num_workers": 0},
+            "`num_workers` must be at least 1 and at most 10,000, got 0",
+        ),
         ({"class": "LocalCluster", "options": 3}, "`options` must be a mapping, got 3"),
         ({"class": "dask_kubernetes.operator.KubeCluster"}, "pip install dask-kubernetes"),
+        ({"class": "PBSCluster"}, "`class` PBSCluster needs the command qsub, which is not on this machine"),
     ],
 )
 def test_a_bad_cluster_file_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, values: Any, message: str
 ):
+    monkeypatch.setenv("PATH", str(tmp_path))  # a machine without any queue
     for name in ("dask_kubernetes", "dask_kubernetes.operator"):
         monkeypatch.setitem(sys.modules, name, None)  # as if it were not installed
     (tmp_path / "cluster.yaml").write_text(json.dumps(values))
@@ -757,14 +795,16 @@ def test_workers_come_through_slurm(
     capsys: pytest.CaptureFixture[str],
 ):
     """SLURM is played by two scripts that start and end the job's own script; all else is as on a cluster."""
-    for name, script in (("sbatch", SBATCH), ("scancel", SCANCEL)):
+    for name, script in (("sbatch", SBATCH), ("scancel", SCANCEL), ("squeue", "#!/bin/sh\nexit 1\n")):
         (tmp_path / name).write_text(script)
         (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("TMPDIR", str(tmp_path))
+    local = tmp_path / "with a space"  # which a shell would take apart
+    local.mkdir()
     (tmp_path / "study.yaml").write_text(json.dumps(tiny_study(seeds=1)))
     own_port = {"dashboard_address": "127.0.0.1:0"}
-    options = {"cores": 1, "memory": "1GB", "local_directory": str(tmp_path), "scheduler_options": own_port}
+    options = {"cores": 1, "memory": "1GB", "local_directory": str(local), "scheduler_options": own_port}
     cluster = {"class": "SLURMCluster", "num_workers": 1, "options": options}
     (tmp_path / "cluster.yaml").write_text(json.dumps(cluster))
     words = ["study", "run", str(tmp_path / "study.yaml"), "--out", str(tmp_path / "out")]

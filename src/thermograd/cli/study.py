@@ -32,6 +32,20 @@ WHERE = (
         "--cluster", type=path, help="YAML file of a Dask cluster to start: class, num_workers, options."
     ),
     click.option("--attempts", default=2, type=positive, show_default=True, help="Times a run may fail."),
+    click.option(
+        "--stalled",
+        default=600,
+        type=positive,
+        show_default=True,
+        help="Seconds without progress after which the process of a run is killed and begun again.",
+    ),
+    click.option(
+        "--wait",
+        default=86_400,
+        type=positive,
+        show_default=True,
+        help="Seconds without any worker after which the study ends.",
+    ),
     json_option,
 )
 
@@ -104,6 +118,8 @@ def run(
     scheduler: str | None,
     cluster: Path | None,
     attempts: int,
+    stalled: int,
+    wait: int,
     as_json: bool,
 ) -> None:
     """Bring every run of FILE to its end, on this machine or a cluster.
@@ -116,7 +132,7 @@ def run(
     _check_where(workers, scheduler, cluster)
     described = read_study_file(file)
     folder = make_study(described, out or Path("studies") / described.name)
-    _run(folder, workers, scheduler, cluster, attempts, as_json)
+    _run(folder, workers, scheduler, cluster, attempts, (stalled, wait), as_json)
 
 
 @study.command()
@@ -128,6 +144,8 @@ def add(
     scheduler: str | None,
     cluster: Path | None,
     attempts: int,
+    stalled: int,
+    wait: int,
     as_json: bool,
 ) -> None:
     """Extend a study by the arms, seeds and cells that FILE has more, and run them.
@@ -141,14 +159,14 @@ def add(
     described = read_study_file(file)
     folder, num_new = extend_study(described, out or Path("studies") / described.name)
     click.echo(f"{num_new} new runs.", err=True)
-    _run(folder, workers, scheduler, cluster, attempts, as_json)
+    _run(folder, workers, scheduler, cluster, attempts, (stalled, wait), as_json)
 
 
 def _check_where(workers: int | None, scheduler: str | None, cluster: Path | None) -> None:
     if sum(choice is not None for choice in (workers, scheduler, cluster)) > 1:
         raise InputError("`--workers`, `--scheduler` and `--cluster` exclude each other.")
     if cluster is not None:
-        from thermograd.study.engine import read_cluster_file
+        from thermograd.study.clusters import read_cluster_file
 
         read_cluster_file(cluster)  # a mistake in it is found before the study folder is made
 
@@ -159,17 +177,13 @@ def _run(
     scheduler: str | None,
     cluster: Path | None,
     attempts: int,
+    patience: tuple[int, int],
     as_json: bool,
 ) -> None:
     import torch
 
-    from thermograd.study.engine import (
-        cluster_client,
-        default_num_workers,
-        local_client,
-        remote_client,
-        run_study,
-    )
+    from thermograd.study.clusters import cluster_client, default_num_workers, local_client, remote_client
+    from thermograd.study.engine import Patience, run_study
     from thermograd.study.folder import needs_work
     from thermograd.study.results import write_tables
     from thermograd.study.work import prepare_features
@@ -184,17 +198,19 @@ def _run(
         if scheduler is not None:
             where = remote_client(scheduler)
         elif cluster is not None:
-            where = cluster_client(cluster)
+            where = cluster_client(cluster, folder)
         else:
             num_gpus = torch.cuda.device_count()
             where = local_client(workers or default_num_workers(folder, num_gpus))
-        with where as client:
+        with where as (client, watched):
             causes = run_study(
                 folder,
                 client,
                 max_attempts=attempts,
                 num_gpus=num_gpus,
                 on_event=lambda line: click.echo(one_line(line), err=True),
+                workers=watched,
+                patience=Patience(*patience),
             )
     files = write_tables(folder.path)
     record = {

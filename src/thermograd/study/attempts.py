@@ -1,15 +1,17 @@
 """Who works on a run: claims that exclude each other, heartbeats, and takeovers from the dead.
 
 An attempt is a file `attempts/IDENTITY/0001.json`, claimed by making it where none may be: of several processes that
-claim the same number exactly one succeeds, on any file system that links or creates exclusively. Its modification time
-is its heartbeat, and its end is written into it. The next number may be claimed when the last attempt has ended, its
-process is gone (seen on the same machine only) or its heart stopped. No file is ever removed or handed on, so two
-processes can not both believe that a claim is theirs, and the files are the history of the run.
+claim the same number exactly one succeeds, on any file system that links or creates exclusively. Its end is written
+into it. The next number may be claimed when the last attempt has ended, its process is gone (seen on the same machine
+only) or its heart stopped. Its heart beats by touching the file: whoever waits sees the time of the file change, and
+measures by a clock of its own for how long it does not, so that no two clocks need to agree. No file is ever removed or
+handed on, so two processes cannot both believe that a claim is theirs, and the files are the history of the run.
 """
 
 import json
 import os
 import secrets
+import signal
 import threading
 import time
 from dataclasses import dataclass
@@ -22,7 +24,7 @@ from thermograd.files import is_running, read_json, this_process, write_atomical
 HEARTBEAT = 5.0
 """Seconds between heartbeats."""
 STALE = 120.0
-"""Seconds without a heartbeat after which an attempt on another machine counts as dead."""
+"""Seconds without a heartbeat after which an attempt counts as dead."""
 
 
 @dataclass(frozen=True)
@@ -44,18 +46,29 @@ class Attempt:
         """Return how it ended: "done", "stopped" or "failed"; None while it runs, or if it died."""
         return self.facts.get("ended")
 
-    def is_alive(self, now: float | None = None) -> bool:
-        """Return whether it may still be at work."""
-        if self.ended:
-            return False
-        if is_running(self.facts) is False:
-            return False
-        return (time.time() if now is None else now) - self.file.stat().st_mtime < STALE
+    def is_alive(self) -> bool:
+        """Return whether it may still be at work; one elsewhere is taken to be, until its heart was seen to stand."""
+        return not self.ended and is_running(self.facts) is not False and seconds_still(self.file) < STALE
+
+    def beat_lately(self) -> bool:
+        """Return whether its heart seems to have beaten lately, by clocks that may not agree: for display alone."""
+        return is_running(self.facts) is True or abs(time.time() - self.file.stat().st_mtime) < STALE
 
     @property
     def died(self) -> bool:
         """Return whether it ended without a word."""
         return not self.ended and not self.is_alive()
+
+
+_SEEN: dict[Path, tuple[int, float]] = {}
+
+
+def seconds_still(file: Path) -> float:
+    """Return for how many seconds this process has seen the time of a file stand still, 0 at first sight."""
+    beat, now = file.stat().st_mtime_ns, time.monotonic()
+    if _SEEN.get(file, (None, now))[0] != beat:
+        _SEEN[file] = beat, now
+    return now - _SEEN[file][1]
 
 
 def read_attempts(folder: Path) -> list[Attempt]:
@@ -83,14 +96,14 @@ class Claim:
         while not self._over.wait(HEARTBEAT):
             try:
                 # After a long sleep (a suspended machine) another may have taken over; two must not write on.
-                if time.time() - self.file.stat().st_mtime > STALE and self._was_taken_over():
+                if self._was_taken_over():
                     os._exit(1)
                 os.utime(self.file)
             except OSError:  # a network file system does not answer for a moment; the next beat asks again
                 continue
 
     def _was_taken_over(self) -> bool:
-        return any(attempt.number > int(self.file.stem) for attempt in read_attempts(self.file.parent))
+        return any(int(file.stem) > int(self.file.stem) for file in self.file.parent.glob("[0-9]*.json"))
 
     def end(self, state: str, cause: str | None = None) -> None:
         """Write how it ended."""
@@ -106,6 +119,8 @@ def claim(folder: Path) -> Claim | None:
     attempts = read_attempts(folder)
     if attempts and attempts[-1].is_alive():
         return None
+    if attempts and not attempts[-1].ended and is_running(attempts[-1].facts):
+        os.kill(attempts[-1].facts["pid"], signal.SIGKILL)  # it stands still here, and could wake up later
     number = attempts[-1].number + 1 if attempts else 1
     facts = {**this_process(), "worker": os.getppid(), "started": time.time()}
     file = folder / f"{number:04d}.json"

@@ -7,32 +7,38 @@ process stops.
 """
 
 import os
+import queue
+import signal
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from importlib import import_module
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from thermograd.errors import InputError, RunError, nearest
-from thermograd.files import read_yaml
+from thermograd.errors import InputError, RunError, failure
 from thermograd.study.attempts import read_attempts
 from thermograd.study.folder import StudyFolder, is_done, needs_work, open_study
+from thermograd.study.jobs import OnEvent, Workers, tail
 
-CLUSTERS = {
-    "LocalCluster": ("distributed", "dask[distributed]"),
-    "SLURMCluster": ("dask_jobqueue", "dask-jobqueue"),
-    "PBSCluster": ("dask_jobqueue", "dask-jobqueue"),
-    "KubeCluster": ("dask_kubernetes.operator", "dask-kubernetes"),
-}
-"""Cluster class -> (module, what to install); the class may be written with its module."""
 MAX_DEATHS = 10
 """Times that a run's process or worker may die, of whatever outside cause, before the run counts as failed."""
 
-OnEvent = Callable[[str], None]
+
+@dataclass(frozen=True)
+class Patience:
+    """How long a study waits, in seconds.
+
+    Attributes:
+        without_progress: until a process that neither computes nor writes counts as dead.
+        without_worker: until a study without any worker ends; queues can be long.
+        told_after: until it is told that no worker is there.
+    """
+
+    without_progress: float = 600.0
+    without_worker: float = 86_400.0
+    told_after: float = 60.0
 
 
 def run_study(
@@ -42,6 +48,8 @@ def run_study(
     max_attempts: int = 2,
     num_gpus: int = 0,
     on_event: OnEvent = lambda line: None,
+    workers: Workers | None = None,
+    patience: Patience | None = None,
 ) -> dict[str, str]:
     """Bring every run of a study to its end.
 
@@ -51,31 +59,42 @@ def run_study(
         max_attempts: times that a run may fail of itself.
         num_gpus: GPUs that local workers share out among themselves; 0 leaves the choice to the cluster.
         on_event: called with a line for the user.
+        workers: asked about once a second to look after themselves.
+        patience: how long to wait; None for the defaults.
 
     Returns:
         The cause of each run that failed for good, by its identity.
-    """
-    from distributed import as_completed
 
+    Raises:
+        RunError: the scheduler was lost, or no worker came.
+    """
+    patience, workers = patience or Patience(), workers or Workers()
     todo = [run for run in folder.runs if needs_work(folder, run)]
     on_event(f"{len(folder.runs)} runs, {len(folder.runs) - len(todo)} of them done before.")
     failures, deaths, causes = Counter[str](), Counter[str](), dict[str, str]()
     names = {run.identity: f"{run.arm}, seed {run.seed} ({run.identity})" for run in folder.runs}
+    ended: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    at_work: dict[str, tuple[str, Any]] = {}
 
-    def submit(identity: str) -> Any:
-        future = client.submit(perform, str(folder.path.resolve()), identity, num_gpus, pure=False, retries=0)
-        identities[future.key] = identity
-        return future
+    def submit(identity: str) -> None:
+        words = (str(folder.path.resolve()), identity, num_gpus, patience.without_progress)
+        future = client.submit(perform, *words, pure=False, retries=0)
+        at_work[future.key] = identity, future
+        future.add_done_callback(ended.put)
 
-    identities: dict[str, str] = {}
-    # Dear ones first, so that the last worker to finish is not long alone.
-    todo.sort(key=lambda run: -run.evaluations)
-    queue = as_completed([submit(run.identity) for run in todo])
+    # Those that cost most come first, so that the last worker to finish is not long alone.
+    for run in sorted(todo, key=lambda run: -run.evaluations):
+        submit(run.identity)
     num_done = len(folder.runs) - len(todo)
-    if todo and not client.scheduler_info()["workers"]:
-        on_event(f"Waiting for the first worker; {client.dashboard_link} shows when one comes.")
-    for future in queue:
-        identity = identities[future.key]
+    waiting = _Waiting(client, workers, patience, on_event)
+    while at_work:
+        workers.watch(on_event)
+        waiting.check()
+        try:
+            future = ended.get(timeout=1.0)
+        except queue.Empty:
+            continue
+        identity, _ = at_work.pop(future.key)
         state, cause = _outcome(future)
         if state == "done":
             num_done += 1
@@ -84,24 +103,72 @@ def run_study(
         (failures if state == "failed" else deaths)[identity] += 1
         if failures[identity] < max_attempts and deaths[identity] < MAX_DEATHS:
             on_event(f"again: {names[identity]}: {cause}")
-            queue.add(submit(identity))
+            submit(identity)
         else:
             causes[identity] = cause
             on_event(f"failed: {names[identity]}: {cause}")
     return causes
 
 
+class _Waiting:
+    """Tells that no worker is there, and ends a study that waited too long for one."""
+
+    def __init__(self, client: Any, workers: Workers, patience: Patience, on_event: OnEvent):
+        self.workers, self.client, self.patience, self.on_event = workers, client, patience, on_event
+        self._alone_since: float | None = None
+        self._is_told = self._was_told_first = False
+        self._next_look = 0.0
+
+    def check(self) -> None:
+        """Look for workers, at most once a second.
+
+        Raises:
+            RunError: the scheduler was lost, or no worker came within the patience.
+        """
+        now = time.monotonic()
+        if now < self._next_look:
+            return
+        self._next_look = now + 1.0
+        if self.client.status in ("closing", "closed"):
+            raise RunError("The scheduler was lost; the same command again goes on.")
+        if self.client.scheduler_info()["workers"]:
+            self._alone_since, self._is_told = None, False
+            return
+        if self._alone_since is None:
+            self._alone_since = now
+            if not self._was_told_first:
+                self.on_event("Waiting for the first worker.")
+            self._was_told_first = True
+        waited = now - self._alone_since
+        if waited > self.patience.without_worker:
+            raise RunError(
+                f"No worker came in {waited:.0f} s; what was done is kept, and the same command again goes on."
+            )
+        if waited > self.patience.told_after and not self._is_told:
+            self._is_told = True
+            queued = self.workers.describe()
+            self.on_event(
+                f"No worker for {waited:.0f} s{f' ({queued})' if queued else ''}; the study waits for one "
+                f"{self.patience.without_worker / 3600:.1f} hours at most."
+            )
+
+
 def _outcome(future: Any) -> tuple[str, str]:
     """Return ("done" | "failed" | "died", cause) of a task."""
     if future.status == "finished":
         return future.result()
-    return "died", f"the worker was lost: {' '.join(str(future.exception()).split())}"
+    if future.status == "cancelled":
+        return "died", "the scheduler forgot it"
+    return "died", f"the worker was lost: {failure(future.exception())}"
 
 
-def perform(path: str, identity: str, num_gpus: int) -> tuple[str, str]:
+def perform(path: str, identity: str, num_gpus: int, without_progress: float) -> tuple[str, str]:
     """Do one run in a process of its own; called by a Dask worker.
 
     Where another process is still at work on the run, e.g. one whose worker was killed this moment, wait for its end.
+
+    Returns:
+        ("done" | "failed" | "died", cause); a process that is killed before it could claim the run has died.
     """
     folder = open_study(Path(path))
     attempts, run_folder = folder.attempts_folder(identity), folder.run_folder(identity)
@@ -115,20 +182,29 @@ def perform(path: str, identity: str, num_gpus: int) -> tuple[str, str]:
         if before and before[-1].is_alive():
             time.sleep(0.5)
             continue
-        code = _run_process(folder, identity, num_gpus)
+        code = _run_process(folder, identity, num_gpus, without_progress)
         after = read_attempts(attempts)
+        how = f"its process made no progress for {without_progress:.0f} s" if code is None else _ending(code)
         if len(after) == len(before):
-            return "failed", f"it did not begin: exit code {code}, see {attempts / 'log.txt'}"
+            log = attempts / "log.txt"
+            state = "failed" if code is not None and code > 0 else "died"
+            return state, f"it did not begin: {how}, see {log}: {tail(log)}"
         last = after[-1]
         if last.is_alive():
             continue  # another was quicker to claim it
         if last.ended in ("done", "failed"):
             return last.ended, last.facts.get("cause", "")
-        return "died", "it was stopped" if last.ended else f"its process ended with code {code}"
+        return "died", "it was stopped" if last.ended else how
 
 
-def _run_process(folder: StudyFolder, identity: str, num_gpus: int) -> int:
-    """Start the process of a run, hold its lifeline, and return its exit code."""
+def _ending(code: int) -> str:
+    if code >= 0:
+        return f"its process ended with code {code}"
+    return f"its process was killed by signal {-code} ({signal.Signals(-code).name})"
+
+
+def _run_process(folder: StudyFolder, identity: str, num_gpus: int, without_progress: float) -> int | None:
+    """Start the process of a run, hold its lifeline, and return its exit code; None where it was killed as stuck."""
     threads = folder.run(identity).config["compute"]["num_threads"]
     environment = dict(os.environ)
     if threads is not None:
@@ -149,11 +225,54 @@ def _run_process(folder: StudyFolder, identity: str, num_gpus: int) -> int:
             start_new_session=True,
         )
         with child:
+            progress = _Progress(
+                child.pid, [attempts / "log.txt", folder.run_folder(identity) / "metrics.jsonl"]
+            )
             code = child.poll()
             while code is None:
                 time.sleep(0.2)  # Popen.wait would close the lifeline
                 code = child.poll()
+                if code is None and progress.seconds_without() > without_progress:
+                    os.killpg(child.pid, signal.SIGKILL)
+                    child.wait()
+                    return None
     return code
+
+
+class _Progress:
+    """Tells how long a process has neither computed nor written; a stopped or deadlocked one does neither."""
+
+    LEAST = 0.02
+    """Share of a core that counts as computing; the thread of the heartbeat alone uses far less."""
+    WINDOW = 5.0
+    """Seconds over which the use of the processor is counted."""
+
+    def __init__(self, pid: int, files: list[Path]):
+        self.pid, self.files = pid, files
+        self._last = self._since = time.monotonic()
+        self._seen = self._look()
+
+    def seconds_without(self) -> float:
+        """Return the seconds since the process was last seen to make progress."""
+        now = time.monotonic()
+        if now - self._since >= self.WINDOW:
+            used, written = self._look()
+            before, written_before = self._seen
+            busy = used is None or before is None or used - before > self.LEAST * (now - self._since)
+            if busy or written != written_before:
+                self._last = now
+            self._since, self._seen = now, (used, written)
+        return now - self._last
+
+    def _look(self) -> tuple[float | None, list[tuple[int, int]]]:
+        """Return the processor's seconds, None where the system does not tell, and the state of the files."""
+        try:
+            fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+            used: float | None = sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+        except (OSError, ValueError, IndexError):
+            used = None
+        stats = [file.stat() for file in self.files if file.exists()]
+        return used, [(stat.st_size, stat.st_mtime_ns) for stat in stats]
 
 
 def _worker_number() -> int:
@@ -161,112 +280,3 @@ def _worker_number() -> int:
 
     name = get_worker().name
     return name if isinstance(name, int) else 0
-
-
-# --- where the workers are ---
-
-
-def default_num_workers(folder: StudyFolder, num_gpus: int) -> int:
-    """Return one worker a GPU, or as many as the cores have room for."""
-    threads = max(run.config["compute"]["num_threads"] or os.cpu_count() or 1 for run in folder.runs)
-    return num_gpus or max(1, (os.cpu_count() or 1) // threads)
-
-
-@contextmanager
-def local_client(num_workers: int) -> Iterator[Any]:
-    """Yield a client of a Dask cluster on this machine, with one process and one thread a worker."""
-    distributed = import_distributed()
-    import dask
-
-    if num_workers < 1:
-        raise InputError(f"`workers` must be at least 1, got {num_workers}.")
-    # A run that takes a worker down is counted by `run_study`, which knows why.
-    settings = {
-        "distributed.scheduler.allowed-failures": 10 * MAX_DEATHS,
-        "distributed.scheduler.worker-saturation": 1.0,
-        "distributed.scheduler.work-stealing": False,
-    }
-    with (
-        dask.config.set(settings),
-        distributed.LocalCluster(
-            n_workers=num_workers,
-            threads_per_worker=1,
-            processes=True,
-            dashboard_address="127.0.0.1:0",  # a port of its own, so that studies do not meet
-            memory_limit=None,
-            silence_logs="CRITICAL",
-        ) as cluster,
-        distributed.Client(cluster) as client,
-    ):
-        yield client
-
-
-@contextmanager
-def remote_client(address: str) -> Iterator[Any]:
-    """Yield a client of a scheduler that runs already; its workers must see the study folder under the same path."""
-    distributed = import_distributed()
-    try:
-        client = distributed.Client(address, timeout="20s")
-    except (OSError, ValueError) as error:
-        raise InputError(f"`scheduler` {address} does not answer: {' '.join(str(error).split())}") from None
-    with client:
-        yield client
-
-
-@contextmanager
-def cluster_client(file: Path) -> Iterator[Any]:
-    """Yield a client of the cluster that a YAML file describes: its class, num_workers and options.
-
-    Raises:
-        InputError: a file that is not of this form, or a package that is not installed.
-    """
-    distributed = import_distributed()
-    cluster_class, num_workers, options = read_cluster_file(file)
-    try:
-        cluster = cluster_class(**options)
-    except (TypeError, ValueError, RuntimeError, OSError) as error:
-        message = " ".join(str(error).split())
-        raise InputError(f"`cluster` {file} could not be started: {message}") from None
-    with cluster, distributed.Client(cluster) as client:
-        cluster.scale(num_workers)
-        yield client
-
-
-def read_cluster_file(file: Path) -> tuple[Any, int, dict[str, Any]]:
-    """Return (cluster class, workers, options) of a cluster file.
-
-    Raises:
-        InputError: it is not of this form, or names a package that is not installed.
-    """
-    values = read_yaml(file, "cluster")
-    known = ["class", "num_workers", "options"]
-    for name in values:
-        if name not in known:
-            raise InputError(f"`cluster` {file}: `{name}` is not a setting{nearest(str(name), known)}")
-    written, num_workers = str(values.get("class")), values.get("num_workers", 1)
-    options = values.get("options") or {}
-    name = written.rpartition(".")[2]
-    if name not in CLUSTERS or written not in (name, f"{CLUSTERS[name][0]}.{name}"):
-        raise InputError(f"`class` {written!r} is not a known cluster{nearest(name, list(CLUSTERS))}")
-    if isinstance(num_workers, bool) or not isinstance(num_workers, int) or num_workers < 1:
-        raise InputError(f"`num_workers` must be at least 1, got {num_workers!r}.")
-    if not isinstance(options, dict):
-        raise InputError(f"`options` must be a mapping, got {options!r}.")
-    module, package = CLUSTERS[name]
-    try:
-        return getattr(import_module(module), name), num_workers, options
-    except ImportError:
-        raise InputError(f"`class` {name} is not installed: pip install {package}") from None
-
-
-def import_distributed() -> Any:
-    """Import Dask's scheduler.
-
-    Raises:
-        RunError: it is not installed.
-    """
-    try:
-        import distributed
-    except ImportError:
-        raise RunError('Studies need Dask: pip install "dask[distributed]"') from None
-    return distributed

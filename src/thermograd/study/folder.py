@@ -281,7 +281,7 @@ def _state(folder: StudyFolder, run: StudyRun, last: Attempt | None) -> str:
         return "done"
     if last is None:
         return "waiting"
-    if last.is_alive():
+    if last.is_alive() and last.beat_lately():
         return "running"
     return "failed" if last.ended == "failed" else "interrupted"
 

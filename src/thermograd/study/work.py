@@ -16,7 +16,7 @@ from typing import Any
 from thermograd.config.names import choose_extractor
 from thermograd.config.resolve import validate_config
 from thermograd.config.schema import RunConfig
-from thermograd.errors import RunError
+from thermograd.errors import RunError, failure, one_line
 from thermograd.files import hold
 from thermograd.study.attempts import claim
 from thermograd.study.file import EvaluationConfig
@@ -42,9 +42,7 @@ def work_in_this_process(path: Path, identity: str) -> int:
     try:
         state = work(open_study(path), identity, stopped.is_set)
     except Exception as error:  # whatever it is, the study reports it and goes on with the other runs
-        cause = " ".join(str(error).split()) or type(error).__name__
-        name = "" if isinstance(error, (RuntimeError, ValueError)) else f"{type(error).__name__}: "
-        held.end("failed", f"{name}{cause}")
+        held.end("failed", one_line(failure(error)))
         raise
     held.end(state)
     return DONE if state == "done" else STOPPED

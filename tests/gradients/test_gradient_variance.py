@@ -12,7 +12,16 @@ from torch import Tensor
 from exact_ladders import SCHEDULE, Case, exact_ladder, make_case, seeded
 from thermograd.errors import InputError
 from thermograd.gradients.backward import learning_gradient
-from thermograd.gradients.moments import Moments, ReferenceMoments, Spread, jackknife, join, summarise
+from thermograd.gradients.moments import (
+    Estimate,
+    Moments,
+    ReferenceMoments,
+    Spread,
+    heavy_tailed,
+    jackknife,
+    join,
+    summarise,
+)
 from thermograd.gradients.reference import Reference, ReferenceSettings, reference_gradient
 from thermograd.gradients.rules import ESTIMATORS, PRIOR_RULES, compute_weights
 from thermograd.gradients.variance import Collector, Measurement, make_rule, measure_gradients, rung_weights
@@ -618,3 +627,52 @@ def test_the_spread_over_coordinates_taken_for_the_variance_is_seen(monkeypatch)
         test_a_constant_estimator_has_no_variance()
     with pytest.raises(AssertionError):
         test_each_source_of_a_known_variance_is_recovered((3, 8), (1.0, 1.0))
+
+
+# Heavy tails
+
+
+def heavy_moments(spread: float, shape: tuple[int, int], by_batch: bool = False) -> Moments:
+    """Moments of 1,000 studies of 20 coordinates, whose draws (or batches) have log-normal scales."""
+    num_batches, num_repeats = shape
+    generator = seeded(11)
+    scale_shape = (1000, num_batches, 1 if by_batch else num_repeats, 1)
+    scale = (spread * torch.randn(scale_shape, generator=generator, dtype=torch.float64)).exp()
+    draws = scale * torch.randn(1000, num_batches, num_repeats, 20, generator=generator, dtype=torch.float64)
+    mean = draws.mean(2)
+    return Moments(20, num_repeats, mean @ mean.mT, (draws - mean.unsqueeze(2)).square().sum((2, 3)))
+
+
+@pytest.mark.parametrize("by_batch", [False, True])
+@pytest.mark.parametrize(
+    ("spread", "least", "before"), [(1.0, 0.87, 0.86), (1.5, 0.77, 0.69), (2.0, 0.67, 0.5)]
+)
+def test_heavy_tails_are_seen_and_intervals_admit_them(spread, least, before, by_batch):
+    """Log-normal scales of sd 1, 1.5 and 2: coverage of the chain variance, and of the plain jackknife's interval."""
+    moments = heavy_moments(spread, (8, 8), by_batch)
+    truth = math.exp(2 * spread**2)
+    found = summarise(moments)["chain_variance"]
+
+    def coverage(estimate: Estimate) -> float:
+        return float(((estimate.low <= truth) & (truth <= estimate.high)).double().mean())
+
+    whole = moments.within.sum(1, keepdim=True)
+    values = torch.cat([whole / 8, (whole - moments.within) / 7], 1) / (7 * 20)
+    assert coverage(jackknife(values, log=True)) < before  # what a mean without a tail has
+    assert coverage(found) > least
+    assert float(heavy_tailed(moments).double().mean()) > 0.6
+
+
+@pytest.mark.parametrize("shape", [(8, 2), (8, 8), (16, 4)])
+def test_normal_draws_are_not_called_heavy_tailed(shape):
+    moments = heavy_moments(0.0, shape)
+    assert float(heavy_tailed(moments).double().mean()) < 0.01
+
+
+@pytest.mark.parametrize("spread", [0.0, 2.0])
+def test_the_typical_variance_is_covered_at_any_tail(spread):
+    """It estimates the geometric mean of a batch's variance, here from many more batches."""
+    truth = heavy_moments(spread, (64, 8)).within.div(7 * 20).log().mean().exp()
+    found = summarise(heavy_moments(spread, (8, 8)))["typical_chain_variance"]
+    covered = ((found.low <= truth) & (truth <= found.high)).double().mean()
+    assert 0.92 <= float(covered) <= 0.98

@@ -67,6 +67,17 @@ def test_sign_flips_refuse_what_is_no_number(values: list[float]):
         sign_flip_p_value(np.array(values))
 
 
+def test_the_test_is_one_of_symmetry_and_logarithms_are_the_remedy():
+    """Equal means, one arm log-normal, 8 seeds: rejected in 13 %, not in 5 %; log ratios of equal medians in 5 %."""
+    generator = np.random.default_rng(0)
+    skewed = np.exp(generator.standard_normal((20_000, 8)))
+    plain = generator.standard_normal((20_000, 8))
+    level = np.mean(np.asarray(sign_flip_p_value(skewed / math.exp(0.5) - 1 - 0.3 * plain)) <= 0.05)
+    assert 0.12 < level < 0.145
+    logs = np.mean(np.asarray(sign_flip_p_value(np.log(skewed) - 0.3 * plain)) <= 0.05)
+    assert 0.043 < logs < 0.055
+
+
 # --- Holm, seeds, and what could have been found ---
 
 

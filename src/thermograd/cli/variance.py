@@ -171,6 +171,9 @@ def _print_table(record: "Record", rows: list[dict[str, Any]]) -> None:
         )
         for caution in reference["warnings"]:
             click.echo(f"warning: {caution['text']}", err=True)
+    for name, each in record.values["estimators"].items():
+        for caution in each["cautions"]:
+            click.echo(f"warning: {name}: {caution['text']}", err=True)
     spread = [
         (
             name,

@@ -15,10 +15,17 @@ variances over repeated draws of the estimator; the spread of the P coordinates 
 Intervals are jackknife-t over batches on a log scale; those of the batch part and the total join the intervals of
 `between` and `within` (Zou and Donner's recovery of variance estimates), which keeps the skew of a mean square.
 
+Where draws have heavy tails, a mean over a few batches lies below its expectation most of the time, and no interval
+that knows nothing of the tail can reach it. The sign is that log w_b spreads over batches more than normal draws would
+make it; then the interval of the chain variance is joined with Cox's for a log-normal mean, m + v/2 ± t sqrt(v/n + v^2
+/ (2 (n - 1))) with m and v the mean and variance of the logs, and `heavy_tailed` says so. The geometric mean of w_b
+over batches, the `typical` chain variance, has an interval that holds at any tail.
+
 References:
     Faghri, Duvenaud, Fleet, Ba (2020), A study of gradient variance in deep learning.
     Searle, Casella, McCulloch (1992), Variance components.
     Zou and Donner (2008), Construction of confidence limits about effect measures: a general approach.
+    Zhou and Gao (1997), Confidence intervals for the log-normal mean. Statistics in Medicine: Cox's method.
 """
 
 import math
@@ -33,6 +40,8 @@ from thermograd.errors import InputError
 
 Gradient = Mapping[str, Tensor]
 LEVEL = 0.95
+HEAVY_SPREAD = 0.6
+"""Standard deviation over batches of the log of a batch's variance, above which draws count as heavy-tailed."""
 
 
 class Estimate(NamedTuple):
@@ -134,8 +143,9 @@ def join(blocks: Sequence[Moments]) -> Moments:
 def summarise(moments: Moments) -> dict[str, Estimate]:
     """Return every quantity of a block by name, variances and squares as means over its P coordinates.
 
-    Always: `chain_variance`. From two batches on: `batch_variance`, `total_variance`, `mean_square` (of E ĝ),
-    `normalised_variance` = total / mean square, `signal_to_noise` = its inverse square root (infinite for a constant).
+    Always: `chain_variance`. From two batches on: `typical_chain_variance`, `batch_variance`, `total_variance`,
+    `mean_square` (of E ĝ), `normalised_variance` = total / mean square, `signal_to_noise` = its inverse square root
+    (infinite for a constant).
     With a reference: see `against_reference`. A ratio is NaN where what it divides by came out negative; intervals take
     three batches.
 
@@ -151,6 +161,8 @@ def summarise(moments: Moments) -> dict[str, Estimate]:
     chain = jackknife(within, log=True)
     if num_batches < 2:
         return {"chain_variance": chain}
+    each = moments.within / (repeats - 1) / size
+    chain = _with_tail(chain, each, heavy_tailed(moments))
     diagonal, off_diagonal = _pair_sums(moments.gram, keep)
     between = repeats / (count - 1) * (diagonal - (diagonal + off_diagonal) / count) / size
     mean_square = off_diagonal / (count * (count - 1)) / size
@@ -159,6 +171,7 @@ def summarise(moments: Moments) -> dict[str, Estimate]:
     mean_squares = jackknife(between, log=True)
     found = {
         "chain_variance": chain,
+        "typical_chain_variance": _log_interval(each, cox=False),
         "batch_variance": _combine(mean_squares, 1 / repeats, chain, -1 / repeats),
         "total_variance": _combine(mean_squares, 1 / repeats, chain, 1 - 1 / repeats),
         "mean_square": jackknife(mean_square),
@@ -256,6 +269,43 @@ def jackknife(values: Tensor, log: bool = False) -> Estimate:
         torch.where(positive, value / factor, plain.low),
         torch.where(positive, value * factor, plain.high),
     )
+
+
+def heavy_tailed(moments: Moments) -> Tensor:
+    """Return whether a block's draws have heavy tails, (...): log w_b spreads by more than normal draws would make it.
+
+    The limit is 1.5 times the spread of the log of chi-squared with R - 1 degrees of freedom in each of at most 5
+    directions, and at least `HEAVY_SPREAD`.
+    """
+    from scipy.special import polygamma
+
+    freedom = (moments.num_repeats - 1) * min(moments.num_parameters, 5)
+    limit = max(HEAVY_SPREAD, 1.5 * math.sqrt(float(polygamma(1, freedom / 2))))
+    within = moments.within
+    if within.shape[-1] < 3:
+        return torch.zeros_like(within[..., 0], dtype=torch.bool)
+    return (within > 0).all(-1) & (within.clamp(min=torch.finfo(within.dtype).tiny).log().std(-1) > limit)
+
+
+def _with_tail(plain: Estimate, values: Tensor, heavy: Tensor) -> Estimate:
+    """Join an interval with Cox's for the mean of log-normal values (..., n), where tails are heavy."""
+    cox = _log_interval(values, cox=True)
+    low, high = torch.minimum(plain.low, cox.low), torch.maximum(plain.high, cox.high)
+    return Estimate(plain.value, torch.where(heavy, low, plain.low), torch.where(heavy, high, plain.high))
+
+
+def _log_interval(values: Tensor, cox: bool) -> Estimate:
+    """Return the geometric mean of positive values (..., n) with Student's interval, or Cox's log-normal mean."""
+    from scipy.special import stdtrit
+
+    num, logarithms = values.shape[-1], values.log()
+    centre = logarithms.mean(-1)
+    variance = logarithms.var(-1) if num > 2 else torch.full_like(centre, torch.nan)
+    square = variance / num
+    if cox:
+        centre, square = centre + variance / 2, square + variance.square() / (2 * (num - 1))
+    half = float(stdtrit(num - 1, (1 + LEVEL) / 2)) * square.sqrt()
+    return Estimate(centre.exp(), (centre - half).exp(), (centre + half).exp())
 
 
 def _half_width(values: Tensor) -> Tensor:

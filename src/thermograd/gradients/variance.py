@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from thermograd.errors import InputError
+from thermograd.errors import Caution, InputError
 from thermograd.gradients.backward import learning_gradient
 from thermograd.gradients.moments import (
     Estimate,
@@ -22,6 +22,7 @@ from thermograd.gradients.moments import (
     Moments,
     ReferenceMoments,
     Spread,
+    heavy_tailed,
     jackknife,
     join,
     summarise,
@@ -88,6 +89,16 @@ class Measurement:
     def summary(self) -> dict[str, dict[str, Estimate]]:
         """Return every quantity of each network, of the total and of each parameter, by name."""
         return {name: summarise(moments) for name, moments in self.groups.items()}
+
+    def cautions(self) -> list[Caution]:
+        """Return a caution of kind "heavy-tailed" where chain variances of networks or in total may be far too low."""
+        networks = [name for name in self.groups if name in ("prior", "generator", "total")]
+        heavy = [name for name in networks if bool(heavy_tailed(self.groups[name]))]
+        text = (
+            f"chain variance of {', '.join(heavy)}: draws have heavy tails, so it is more often than not below its "
+            f"expectation, which its interval holds in 70 to 90 % of cases; read `typical_chain_variance` beside it."
+        )
+        return [Caution("heavy-tailed", text)] if heavy else []
 
 
 # --- collecting ---

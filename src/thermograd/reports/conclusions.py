@@ -104,6 +104,14 @@ def paired(values: Values, a: str, b: str) -> dict[int, float]:
     return {seed: first[seed] - second[seed] for seed in sorted(first) if seed in second}
 
 
+def _logarithms(values: Values) -> Values:
+    """Return the logarithms of the values that are positive."""
+    return {
+        arm: {seed: math.log(value) for seed, value in each.items() if value > 0}
+        for arm, each in values.items()
+    }
+
+
 def cell(arm: str) -> str:
     """Return the cell of an arm's name: "p3[model.latent_dim=16]" -> "[model.latent_dim=16]"."""
     found = re.search(r"\[.*\]$", arm)
@@ -173,12 +181,15 @@ def _contrast_results(
         status: Status = "confirmed" if adjusted <= LEVEL else "no difference found"
         if reason:
             status = "exploratory" if differences else "not measured"
+        ratios = paired(_logarithms(final_values(table, contrast.metric)), contrast.a, contrast.b)
+        whole = not reason and len(ratios) == len(differences)
         result = ContrastResult(
             contrast,
             status,
             differences,
             mean_interval(array) if len(array) else None,
             p,
+            float(sign_flip_p_value(np.array(list(ratios.values())))) if whole else math.nan,
             float(adjusted),
             detectable_difference(array, LEVEL / len(contrasts)),
             needed,

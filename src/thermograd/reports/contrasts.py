@@ -18,7 +18,8 @@ class ContrastResult:
         status: "confirmed" at 5 % of all contrasts, "no difference found", "exploratory" for too few seeds.
         differences: seed -> a - b.
         interval: of the mean difference; None without a seed.
-        p_value: of the sign-flip test, uncorrected.
+        p_value: of the sign-flip test of symmetry around 0, uncorrected.
+        log_p_value: the same of differences of logarithms, for values that are all positive; NaN elsewhere.
         adjusted: after Holm's correction.
         detectable: the smallest difference that four of five such studies find.
         needed: seeds that confirmation takes.
@@ -32,6 +33,7 @@ class ContrastResult:
     differences: dict[int, float]
     interval: Interval | None
     p_value: float
+    log_p_value: float
     adjusted: float
     detectable: float
     needed: int

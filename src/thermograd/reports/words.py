@@ -4,7 +4,7 @@ import math
 
 from thermograd.reports.association import Association
 from thermograd.reports.contrasts import ContrastResult
-from thermograd.reports.statistics import Interval
+from thermograd.reports.statistics import LARGEST_EXACT, Interval
 
 LABELS = {
     "log_evidence": "log-evidence (nats an image)",
@@ -63,9 +63,10 @@ def contrast_sentence(result: ContrastResult) -> str:
         ends = "a single seed, so no interval"
     size, direction = number(abs(interval.value)), "higher" if interval.value > 0 else "lower"
     said = f"{label(c.metric)} of {c.a} is {size} {direction} than that of {c.b} ({ends}"
-    test = f"exact sign-flip test, p = {_p(result.adjusted)} after Holm's correction"
-    if seeds > 14:
-        test = test.replace("exact ", "")
+    kind = "exact sign-flip test" if seeds <= LARGEST_EXACT else "sign-flip test"
+    test = f"{kind} of symmetry, p = {_p(result.adjusted)} after Holm's correction"
+    if math.isfinite(result.log_p_value):
+        test += f"; of ratios, on the log scale, p = {_p(result.log_p_value)} uncorrected"
     if result.status == "confirmed":
         text = f"{c.name}: {said}; {test}){_verdict(c.metric, interval.value)}."
     elif result.status == "no difference found":

@@ -6,7 +6,7 @@ with and without it is the same, on a CPU to the byte. Its chains evaluate the m
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
 import numpy as np
@@ -259,6 +259,7 @@ def describe(measurement: Measurement) -> dict[str, Any]:
     record: dict[str, Any] = {
         "num_evaluations_per_image": measurement.num_evaluations,
         "num_backward_per_image": measurement.num_backward,
+        "cautions": [asdict(caution) for caution in measurement.cautions()],
         "log_likelihood_variance": [
             {"inverse_temperature": t, "value": value, "low": _finite(low), "high": _finite(high)}
             for t, value, low, high in zip(temperatures, *(part.tolist() for part in spread), strict=True)

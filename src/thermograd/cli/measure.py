@@ -70,7 +70,15 @@ def sample(folder: Path, num: int, out: str | None, seed: int, checkpoint: str |
 @click.option("--quick", is_flag=True, help="Distances from 1,000 images.")
 @click.option("--seed", default=0, type=not_negative, show_default=True)
 @click.option("--images", type=path, help="Score these images instead of a run.")
-@click.option("--reference", help="Data set and split to score --images against, e.g. mnist:test.")
+@click.option(
+    "--range",
+    "value_range",
+    type=(float, float),
+    help="Values of --images that are black and white, e.g. 0 16 [default: recognised].",
+)
+@click.option(
+    "--reference", help="Data set, or path of images, and split to score --images against, e.g. mnist:test."
+)
 @json_option
 def evaluate(
     folder: Path | None,
@@ -85,6 +93,7 @@ def evaluate(
     quick: bool,
     seed: int,
     images: Path | None,
+    value_range: tuple[float, float] | None,
     reference: str | None,
     as_json: bool,
 ) -> None:
@@ -115,7 +124,11 @@ def evaluate(
     if images is not None:
         if reference is None:
             raise InputError("`--reference` must be given with --images, e.g. mnist:test.")
-        record = score_folder(images, reference, settings)
+        if value_range is not None and value_range[0] >= value_range[1]:
+            raise InputError(f"`--range` must rise, got {value_range[0]:g} {value_range[1]:g}.")
+        record = score_folder(images, reference, settings, value_range)
+        for line in [*record["notes"], *(f"left out: {line}" for line in record["left_out"])]:
+            click.echo(line, err=True)
         emit(record, as_json, lambda: _print_distances(record["distances"]))
         return
     assert folder is not None  # for the type checker: one of the two is given
@@ -162,6 +175,8 @@ def _print_evaluation(record: "Record") -> None:
     evidence = record.values["quantities"].get("log_evidence")
     for caution in evidence["warnings"] if evidence else []:
         click.echo(f"warning: {caution['text']}", err=True)
+    for line in record.values["left_out"]:
+        click.echo(f"left out: {line}", err=True)
     if record.values["distances"]:
         _print_distances(record.values["distances"])
     _print_prior(record.values["prior"])

@@ -2,14 +2,14 @@
 
 from collections.abc import Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
 from thermograd.config import names
-from thermograd.data import ImageDataset, load_dataset, load_user_images
+from thermograd.data import CATALOGUE, ImageDataset, load_dataset, load_user_images
 from thermograd.errors import InputError
 from thermograd.evaluation.settings import EvaluationSettings
 from thermograd.metrics import (
@@ -19,9 +19,12 @@ from thermograd.metrics import (
     Reference,
     classifier_features,
     floor,
+    left_out,
     score_images,
 )
+from thermograd.metrics.counts import Variant
 from thermograd.runs.run import Run
+from thermograd.training.builder import load_data
 from thermograd.training.samples import Samples
 
 
@@ -51,15 +54,22 @@ def make_extractor(
 
 def extractor_of_run(
     run: Run, splits: dict[str, ImageDataset], settings: EvaluationSettings
-) -> FeatureExtractor | None:
-    """Return the feature network of a run's distances, or None where none are wanted."""
-    if settings.extractor == "none":
-        return None
-    # The classifier learns from the whole data set, however few images the run was trained on.
+) -> tuple[FeatureExtractor | None, list[str]]:
+    """Return the feature network of a run's distances, or None and, unless none was wanted, a line that says why.
+
+    Raises:
+        InputError: a network that was asked for by name and is not there.
+    """
     full = splits
-    if run.config.data.num_images is not None and run.config.data.path is None:
-        full = {split: load_dataset(run.config.data.name, split) for split in splits}
-    return make_extractor(settings.extractor, splits["test"].name, full, settings.weights)
+    if run.config.data.num_images is not None:  # the classifier learns from all of the data set
+        data = run.config.data.model_copy(update={"num_images": None})
+        full = {split: load_data(run.config.model_copy(update={"data": data}), split) for split in splits}
+    try:
+        return make_extractor(settings.extractor, splits["test"].name, full, settings.weights), []
+    except InputError as error:
+        if settings.extractor != "auto":
+            raise
+        return None, [f"distances: {error}"]
 
 
 def distances_of_run(
@@ -68,10 +78,11 @@ def distances_of_run(
     splits: dict[str, ImageDataset],
     settings: EvaluationSettings,
     extractor: FeatureExtractor | None,
-) -> list[dict[str, Any]]:
-    """Return the distances of samples to both splits, each with its floor."""
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return the distances of samples to both splits, each with its floor, and a line for each that is left out."""
     if extractor is None:
-        return []
+        return [], []
+    told: list[str] = []
     records: list[dict[str, Any]] = []
     for split in ("test", "train"):
         reference = Reference(f"{splits[split].name}:{split}", splits[split].images)
@@ -86,36 +97,56 @@ def distances_of_run(
         )
         found += floor(reference, extractor, seed=settings.seed, variant=settings.variant)
         records += [{"split": split, **asdict(record)} for record in found]
-    return records
+        told += _left_out(extractor, reference, len(samples.images), settings.variant)
+    return records, told
 
 
-def score_folder(images: Path, reference: str, settings: EvaluationSettings) -> dict[str, Any]:
+def _left_out(
+    extractor: FeatureExtractor, reference: Reference, num_scored: int, variant: Variant
+) -> list[str]:
+    counts = len(reference.images), num_scored
+    return left_out(extractor.name, extractor.num_features, reference.name, *counts, variant)
+
+
+def score_folder(
+    images: Path, reference: str, settings: EvaluationSettings, value_range: tuple[float, float] | None = None
+) -> dict[str, Any]:
     """Score any folder or file of images against a split of a data set.
 
     Args:
         images: a folder of images, or a .npy, .npz, idx or HDF5 file; all its images are scored.
-        reference: "NAME:SPLIT" of the catalogue, e.g. "mnist:test".
+        reference: "NAME:SPLIT" of the catalogue, or "PATH:SPLIT" of images of the user's, e.g. "mnist:test".
         settings: extractor, variant and seed are read.
+        value_range: the values of `images` that are black and white; None to recognise them.
+
+    Returns:
+        The distances, each with its floor; `left_out`, a line for each that the counts do not allow; and `notes` on how
+        the images were read.
 
     Raises:
         InputError: a reference that is not NAME:SPLIT, or images that do not fit it.
     """
-    name, _, split = reference.partition(":")
+    name, _, split = reference.rpartition(":")
     if split not in ("train", "test"):
         raise InputError(f"`reference` must be NAME:train or NAME:test, got {reference!r}.")
-    splits = {each: load_dataset(name, each) for each in ("train", "test")}
-    scored = np.concatenate([load_user_images(images, each).images for each in ("train", "test")])
-    extractor = make_extractor(settings.extractor, name, splits, settings.weights)
+    own = name not in CATALOGUE and Path(name).expanduser().exists()
+    load = partial(load_user_images, Path(name)) if own else partial(load_dataset, name)
+    splits = {each: load(each) for each in ("train", "test")}
+    scored = load_user_images(images, "all", value_range=value_range)
+    extractor = make_extractor(settings.extractor, splits["test"].name, splits, settings.weights)
     if extractor is None:
         raise InputError("`distance` must name a feature network to score images, got none.")
-    target = Reference(reference, splits[split].images)
-    records = score_images(scored, target, extractor, seed=settings.seed, variant=settings.variant)
+    target = Reference(f"{splits[split].name}:{split}", splits[split].images)
+    records = score_images(scored.images, target, extractor, seed=settings.seed, variant=settings.variant)
     records += floor(target, extractor, seed=settings.seed, variant=settings.variant)
     return {
         "images": str(images),
         "num_images": len(scored),
+        "value_range": list(scored.value_range),
+        "notes": list(scored.notes),
         "reference": reference,
         "distances": [asdict(record) for record in records],
+        "left_out": _left_out(extractor, target, len(scored), settings.variant),
     }
 
 

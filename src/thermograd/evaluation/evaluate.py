@@ -37,12 +37,15 @@ def evaluate_run(run: Run, settings: EvaluationSettings | None = None) -> Record
 
     Returns:
         The record. Its values are `quantities` by name ({value, standard_error over images, unit}), `distances`, a
-        list of `DistanceRecord` as dictionaries, floors among them, each with the split that it is to, and `prior`,
-        what `prior_of_run` found.
+        list of `DistanceRecord` as dictionaries, floors among them, each with the split that it is to, `prior`,
+        what `prior_of_run` found, and `left_out`, a line for each thing that could not be measured.
     """
     settings = settings or EvaluationSettings()
     splits = {split: run.data(split) for split in ("train", "test")}
     data = splits[settings.split]
+    extractor, left_out = extractor_of_run(
+        run, splits, settings
+    )  # first: a network that is not there costs no work
     quantities, latents = _posterior_values(run, data, settings)
     num_samples = settings.num_samples or min(len(splits["test"]), 10_000)
     samples = sample_images(run.model, run.prior_chains, num_samples, settings.seed)
@@ -52,10 +55,9 @@ def evaluate_run(run: Run, settings: EvaluationSettings | None = None) -> Record
     folder = run.folder / "samples"
     save_png(image_grid(samples.images[:64]), folder / f"samples_{run.checkpoint.path.name}.png")
     quantities |= _neighbour_values(run, samples, splits, folder)
-    extractor = extractor_of_run(run, splits, settings)
     posterior = {settings.split: latents} if settings.split == "test" else {}
     prior = prior_of_run(run, posterior, splits, num_samples, settings, extractor)
-    distances = distances_of_run(run, samples, splits, settings, extractor)
+    distances, too_few = distances_of_run(run, samples, splits, settings, extractor)
     used = {
         **asdict(settings),
         "num_images": min(settings.num_images, len(data)),
@@ -70,7 +72,12 @@ def evaluate_run(run: Run, settings: EvaluationSettings | None = None) -> Record
         source=settings.source,
         seed=settings.seed,
         settings={name: value for name, value in used.items() if name not in ("source", "split", "seed")},
-        values={"quantities": quantities, "distances": distances, "prior": prior},
+        values={
+            "quantities": quantities,
+            "distances": distances,
+            "prior": prior,
+            "left_out": [*left_out, *too_few],
+        },
     )
     add_record(run.folder, record)
     return record

@@ -171,7 +171,7 @@ def _train(
     raw = extract_features(images[:NUM_TO_STANDARDISE], network)
     network.mean.copy_(raw.mean(0))
     # The small number keeps a feature that is constant at 0.
-    network.scale.copy_((raw.var(0) + 1e-6).sqrt())
+    network.scale.copy_((raw.var(0, correction=min(1, len(raw) - 1)) + 1e-6).sqrt())
 
 
 def _accuracy(network: ClassifierFeatures, images: np.ndarray, labels: np.ndarray) -> float:

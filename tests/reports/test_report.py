@@ -20,7 +20,7 @@ from thermograd.reports import write_report
 from thermograd.reports.collect import QUANTITIES, Contrast, collect, with_bias
 from thermograd.reports.conclusions import baseline, conclude, final_values, noise_floor
 from thermograd.reports.statistics import detectable_difference
-from thermograd.reports.tables import differences, gradients
+from thermograd.reports.tables import chains, differences, gradients
 from thermograd.reports.words import label, number
 from thermograd.runs.pictures import save_png
 from thermograd.study.file import parse_study
@@ -346,7 +346,8 @@ def _write_run(
     for step in range(10, NUM_STEPS + 1, 10):
         metrics.append(
             {"kind": "train", "step": step, "epoch": step // 20, "log_likelihood": -1000 / step,
-             "energy_posterior": -1.0, "energy_prior": -1.1, "inverse_temperature": t, "seconds": 0.01 * (1 + a)}
+             "energy_posterior": -1.0, "energy_prior": -1.1, "inverse_temperature": t, "seconds": 0.01 * (1 + a),
+             "standing_chains": 0.001 * a, "restarted_chains": step // 20}
         )  # fmt: skip
     for step, split in [(20, "train"), (40, "train"), (60, "train"), (80, "train"), (80, "test")]:
         value = 12 * math.exp(-step / 40) + 3 + 0.5 * skill + effect + 0.3 * chance.normal()
@@ -397,7 +398,8 @@ def _blocks(chance: np.random.Generator, a: int, step: int, t: list[float], *, b
             }
         blocks[network] = {name: {"value": v, "low": 0.8 * v, "high": 1.2 * v} for name, v in values.items()}
     spread = [{"inverse_temperature": each, "value": 1000 * math.exp(-5 * each)} for each in t]
-    return {"blocks": blocks, "log_likelihood_variance": spread}
+    behind = {"value": -2.0 * a, "low": -3.0 * a, "high": -a} if bias else None
+    return {"blocks": blocks, "log_likelihood_variance": spread, "log_likelihood_bias": behind}
 
 
 @pytest.fixture(scope="module")
@@ -457,6 +459,7 @@ def test_every_figure_and_table_is_a_file(study: Path, page: str):
         "differences",
         "finals",
         "gradients",
+        "chains",
         "costs",
         "arms",
         "settings",
@@ -485,6 +488,10 @@ def test_the_tables_hold_the_numbers_of_the_folders(study: Path):
     table = gradients(data.variances, data.arms)
     row = table[(table["arm"] == "detached-p1") & (table["network"] == "total")]
     assert row["squared_bias"].item() == pytest.approx(0.04)
+    of_chains = chains(data).set_index("arm").loc["detached-p1"]
+    assert of_chains["standing_chains"] == pytest.approx(0.002)
+    assert of_chains["restarted_chains"] == NUM_STEPS // 20  # as the last record says
+    assert of_chains["log_likelihood_bias"] == pytest.approx(-4.0)
 
 
 @pytest.fixture(scope="module")

@@ -120,6 +120,19 @@ def test_restarts_and_factors_come_back_with_a_checkpoint(tiny_config: MakeConfi
     assert torch.equal(trainer.chains.log_factors, other.chains.log_factors)
 
 
+def test_standing_chains_are_told_in_the_record_and_as_a_caution(tiny_config: MakeConfig):
+    config = tiny_config({**PERSISTENT, "posterior_chains.restart_after": None})
+    trainer, x = Trainer(config, build_model(config), 8), images(config)
+    kinds = []
+    for step in range(2):  # of 4 steps each; 8 are more than chance leaves standing
+        trainer.chains.log_factors[2] = 30.0
+        record = trainer.step(x, INDEX, step, 0)
+        kinds.append({caution["kind"] for caution in record["warnings"]})
+    assert record["standing_chains"] == pytest.approx(1 / 8)
+    assert "standing-chains" not in kinds[0]
+    assert "standing-chains" in kinds[1]
+
+
 def test_records_tell_of_standing_chains(tiny_config: MakeConfig):
     config = tiny_config(PERSISTENT)
     record = Trainer(config, build_model(config), 8).step(images(config), INDEX, 0, 0)

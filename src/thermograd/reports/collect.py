@@ -47,6 +47,9 @@ AGAINST_REFERENCE = {
 }
 """Quantities that take a reference gradient, which `thermograd variance` has and the clock of a run has not."""
 
+CHAIN_BIAS = "log_likelihood_bias"
+"""l at the chains' draws less E_1[l] of the reference, in nats; in the rows of all networks together."""
+
 SAMPLES = re.compile(r"samples_epoch_(\d+)\.png")
 
 
@@ -135,7 +138,7 @@ def collect(path: Path) -> StudyData:
             rows += own
     status = study_status(folder, newest)
     rows = status["runs"]
-    frame = pd.DataFrame(variances, columns=[*PLACE, *QUANTITIES, *BOUNDS])
+    frame = pd.DataFrame(variances, columns=[*PLACE, *QUANTITIES, *BOUNDS, CHAIN_BIAS])
     return StudyData(
         name=folder.study.name,
         table=with_bias(table, frame),
@@ -162,7 +165,10 @@ def collect(path: Path) -> StudyData:
 
 PLACE = ("run", "arm", "seed", "step", "split", "network", "source")
 BOUNDS = tuple(f"{name}:{end}" for name in QUANTITIES for end in ("low", "high"))
-TRAINED = ("log_likelihood", "energy_posterior", "energy_prior", "seconds")
+TRAINED = (
+    *("log_likelihood", "energy_posterior", "energy_prior", "seconds"),
+    *("standing_chains", "restarted_chains"),
+)
 RUNG = ("inverse_temperature", "expected_log_likelihood", "variance_log_likelihood")
 
 
@@ -225,6 +231,8 @@ def _variance_rows(files: "RunFiles") -> Iterator[dict[str, Any]]:
                 if estimate is not None:
                     low, high = estimate.get("low"), estimate.get("high")
                     row |= {name: estimate["value"], f"{name}:low": low, f"{name}:high": high}
+            if network == "total" and (found := (each or {}).get(CHAIN_BIAS)):
+                row[CHAIN_BIAS] = found["value"]
             if len(row) > len(PLACE):
                 yield row
 
@@ -236,7 +244,7 @@ def _trained(files: "RunFiles") -> list[dict[str, Any]]:
 def _training_rows(files: "RunFiles", most: int = 300) -> Iterator[dict[str, Any]]:
     records = _trained(files)
     stride = -(-len(records) // most) or 1
-    for record in records[::stride]:
+    for record in records[::-1][::stride][::-1]:  # the last one always
         values = {name: record.get(name) for name in TRAINED}
         yield {**_place(files.run), "step": record["step"], "epoch": record["epoch"], **values}
 

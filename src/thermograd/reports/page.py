@@ -184,7 +184,12 @@ def _shown_tables(tables: dict[str, "pd.DataFrame"]) -> list[dict[str, Any]]:
             placebo.append(_cell(row["placebo"], row["placebo_low"], row["placebo_high"]))
         table["rows"].append(placebo)
         shown.append(table)
-    for name, title in (("gradients", "The gradient as last measured"), ("costs", "Cost"), ("arms", "Arms")):
+    for name, title in (
+        ("gradients", "The gradient as last measured"),
+        ("chains", "Stored chains at the end of training"),
+        ("costs", "Cost"),
+        ("arms", "Arms"),
+    ):
         if name in tables:
             frame = tables[name]
             if name == "gradients":

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from thermograd.reports.collect import NETWORKS, QUANTITIES, StudyData, of_source
+from thermograd.reports.collect import CHAIN_BIAS, NETWORKS, QUANTITIES, StudyData, of_source
 from thermograd.reports.conclusions import Conclusions, baseline, final_values, noise_floor, paired
 from thermograd.reports.statistics import Interval, mean_interval
 
@@ -92,6 +92,25 @@ def gradients(variances: "pd.DataFrame", arms: Mapping[str, str | None]) -> "pd.
     return frame.sort_values(["arm", "network"], key=lambda column: column.map(order)).reset_index(drop=True)
 
 
+def chains(data: StudyData) -> "pd.DataFrame":
+    """Return how far each arm's stored chains can be trusted at the end of training, means over seeds.
+
+    The share that stands still, how many began anew, and where a reference was measured l at their draws less E_1[l].
+    """
+    import pandas as pd
+
+    last = data.training.sort_values("step", kind="stable").groupby("run", sort=False).tail(1)
+    measured = data.variances.dropna(subset=[CHAIN_BIAS]).sort_values("step", kind="stable")
+    measured = measured[measured["split"] == "train"].groupby("run", sort=False).tail(1)
+    whole = last.merge(measured[["run", CHAIN_BIAS]], on="run", how="left")
+    names = ["standing_chains", "restarted_chains", CHAIN_BIAS]
+    whole[names] = whole[names].astype(float)
+    frame = whole.groupby("arm", sort=False)[names].mean()
+    frame.insert(0, "seeds", whole.groupby("arm", sort=False)["run"].nunique())
+    frame = frame.reindex([arm for arm in data.arms if arm in frame.index]).dropna(how="all", subset=names)
+    return pd.DataFrame(frame.reset_index())
+
+
 def costs(table: "pd.DataFrame", arms: Mapping[str, str | None]) -> "pd.DataFrame":
     """Return what each arm spent on training: mean over runs that came to their end."""
     ends = table[(table["split"] == "test") & table["is_final"].astype(bool)]
@@ -135,6 +154,7 @@ def all_tables(data: StudyData, conclusions: Conclusions) -> dict[str, "pd.DataF
         "differences": differences(data.table, data.arms),
         "finals": finals(data.table, data.arms),
         "gradients": gradients(data.variances, data.arms),
+        "chains": chains(data),
         "costs": costs(data.table, data.arms),
         "arms": data.arm_settings,
         "settings": pd.DataFrame(data.settings, columns=["setting", "value"]),

@@ -15,6 +15,9 @@ LABELS = {
     "distance_to_nearest_training_image_samples": "distance of samples to the nearest training image",
     "normalised_variance": "normalised gradient variance",
     "total_variance": "gradient variance",
+    "standing_chains": "share of stored chains that stand still",
+    "restarted_chains": "stored chains that began anew",
+    "log_likelihood_bias": "l − E₁[l] of chains (nats)",
     "relative_squared_bias": "relative squared bias of the gradient",
 }
 DISTANCES = {

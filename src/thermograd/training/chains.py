@@ -20,7 +20,7 @@ from torch import Tensor
 
 from thermograd.config import names
 from thermograd.config.schema import LearningConfig
-from thermograd.errors import InputError
+from thermograd.errors import Caution, InputError
 from thermograd.gradients.rules import ESTIMATORS, PRIOR_RULES
 from thermograd.ladders.ladder import Bottom, Ladder, LadderInfo, LadderSampler
 from thermograd.ladders.schedules import (
@@ -49,6 +49,8 @@ LEARNING_GAIN = 0.4
 """By which a stored covariance follows each proposal of its chains."""
 STANDING_STEPS = 8
 """Steps without a move from which on a chain counts as standing: 1 in 1,000 by chance at MALA's target acceptance."""
+STANDING_LIMIT = 0.01
+"""Share of standing chains above which a run says so."""
 NUM_CANDIDATES = 64
 """Draws of the prior among which a chain that begins anew chooses."""
 
@@ -60,6 +62,20 @@ class Draws:
     prior: PriorDraws | None
     ladder: Ladder
     info: LadderInfo
+
+
+def standing_cautions(record: Mapping[str, float]) -> list[Caution]:
+    """Return a caution of kind "standing-chains" where what `Chains.keep` returned tells of too many."""
+    share = record.get("standing_chains", 0.0)
+    if share <= STANDING_LIMIT:
+        return []
+    return [
+        Caution(
+            "standing-chains",
+            f"{share:.1%} of stored chains have not moved for {STANDING_STEPS} steps or more, so their images are "
+            f"learnt from one place: use more steps, or a smaller posterior_chains.step_size.",
+        )
+    ]
 
 
 class Chains:
@@ -92,6 +108,7 @@ class Chains:
         shape = (0, 0, 0) if self.stored is None else self.stored.shape[:3]
         self.log_factors = torch.zeros(shape[:2], dtype=like.dtype, device=self.device)
         self.num_still = torch.zeros(shape, dtype=torch.int16, device=self.device)
+        self.num_restarted = torch.zeros((), dtype=torch.int64)
         self.covariances: Tensor | None = None
         self.base_std = model.base_std
         if chains.precondition == "secant" and self.stored is not None:
@@ -173,16 +190,17 @@ class Chains:
 
         Returns:
             `standing_chains`, the share of all stored chains that have not moved for longer than chance explains;
-            `restarted_chains`, the number that begin anew now, and `restart_evaluations` spent on them.
+            `restarted_chains`, the number that have begun anew so far, and `restart_evaluations` spent on them now.
         """
         record: dict[str, float] = {}
         if self.stored is not None:
             lost = self._store(model, x, draws, index, step)
             self._learn(draws.info, index, lost.all(1))
             standing = self.num_still * self.config.posterior_chains.num_steps >= STANDING_STEPS
+            self.num_restarted += lost.sum().cpu()
             record = {
                 "standing_chains": float(standing.double().mean()),
-                "restarted_chains": float(lost.sum()),
+                "restarted_chains": float(self.num_restarted),
                 "restart_evaluations": float(NUM_CANDIDATES * lost.any(0).any(0).sum()),
             }
         if draws.prior is not None:
@@ -282,7 +300,11 @@ class Chains:
         tensors = {"schedule": self.schedule, "step_sizes": self.step_sizes} | self.prior.tensors()
         tensors |= {f"moments.{name}": tensor for name, tensor in self.moments.tensors().items()}
         if self.stored is not None:
-            tensors |= {"log_factors": self.log_factors, "num_still": self.num_still}
+            tensors |= {
+                "log_factors": self.log_factors,
+                "num_still": self.num_still,
+                "num_restarted": self.num_restarted,
+            }
         optional = {"stored": self.stored, "covariances": self.covariances, "swap_rates": self.swap_rates}
         return tensors | {name: tensor for name, tensor in optional.items() if tensor is not None}
 
@@ -296,6 +318,7 @@ class Chains:
             self.stored = tensors["stored"].to(self.device)
             self.log_factors = tensors["log_factors"].to(self.device)
             self.num_still = tensors["num_still"].to(self.device)
+            self.num_restarted = tensors["num_restarted"].cpu()
         if self.covariances is not None:
             self.covariances = tensors["covariances"].to(self.device)
         self.swap_rates = tensors.get("swap_rates")

@@ -29,7 +29,7 @@ from thermograd.models.generator import Bfloat16Generator, choose_precision
 from thermograd.models.latent_ebm import LatentEBM
 from thermograd.models.latent_model import LatentModel
 from thermograd.streams import stream
-from thermograd.training.chains import Chains, Draws
+from thermograd.training.chains import Chains, Draws, standing_cautions
 from thermograd.training.guards import check_draws, check_finite, count_zero_gradients, energy_constants
 from thermograd.training.optimiser import (
     CleanAdam,
@@ -115,7 +115,8 @@ class Trainer:
         if self.average is not None:
             self.average.update_parameters(self.model)
         self.num_evaluations += draws.info.num_evaluations * len(x) + kept.get("restart_evaluations", 0.0)
-        cautions = [asdict(caution) for caution in ladder_warnings(draws.info)]
+        found = [*ladder_warnings(draws.info), *standing_cautions(kept)]
+        cautions = [asdict(caution) for caution in found]
         return describe_draws(draws) | record | kept | {"warnings": cautions}
 
     def _gradient(

@@ -45,6 +45,7 @@ TINY: dict[str, Any] = {
     "training.log_every": 2,
     "compute.num_threads": 1,
     "compute.device": "cpu",
+    "measure.keep": "last",
 }
 LADDER: dict[str, Any] = {
     "gradient.estimator": "thermodynamic-complete",

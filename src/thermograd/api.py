@@ -8,11 +8,13 @@ import torch
 from torch import Tensor
 
 from thermograd import evidence
+from thermograd.config import resolve as settings_of
 from thermograd.config.resolve import resolve
 from thermograd.config.schema import RunConfig
 from thermograd.data import ImageDataset, first_images, load_user_images
 from thermograd.data import load_dataset as load_named
 from thermograd.errors import InputError, RunError
+from thermograd.evaluation.clock import train_measured
 from thermograd.evaluation.evaluate import evaluate_run
 from thermograd.evaluation.records import Record
 from thermograd.evaluation.settings import EvaluationSettings
@@ -111,7 +113,7 @@ class Run(runs.Run):
 
     def evaluate(self, **settings: Any) -> Record:
         """Measure the run on a split and keep the record; `settings` are fields of `EvaluationSettings`."""
-        return evaluate_run(self, EvaluationSettings(**settings))
+        return evaluate_run(self, settings_of.validate(EvaluationSettings, settings))
 
     def evidence(self, split: str = "test", num_images: int = 100, **settings: Any) -> evidence.Evidence:
         """Estimate log p(x) of the first images of a split, each with its error."""
@@ -119,7 +121,7 @@ class Run(runs.Run):
 
     def variance(self, **settings: Any) -> Record:
         """Measure the variance and bias of the learning gradient; `settings` are fields of `VarianceSettings`."""
-        return variance_of_run(self, VarianceSettings(**settings))
+        return variance_of_run(self, settings_of.validate(VarianceSettings, settings))
 
     def resume(self, **options: Any) -> "Run":
         """Go on from the last whole checkpoint to the end; `options` are those of `train`."""
@@ -153,6 +155,7 @@ def train(
     out: Path | str | None = None,
     *,
     overwrite: bool = False,
+    measured: bool = True,
     on_step: OnStep | None = None,
     on_message: Callable[[str], None] = lambda message: None,
     should_stop: Callable[[], bool] = lambda: False,
@@ -160,10 +163,13 @@ def train(
 ) -> Run:
     """Train a run in a folder, or go on with it where it stopped.
 
+    It is measured on the way and at its end, as its settings `measure` say.
+
     Args:
         config: a config, or the name of a preset.
         out: the run folder, made where it is missing; None for runs/PRESET-IDENTITY.
         overwrite: remove the run that the folder holds, once config and data are known to be good.
+        measured: whether to measure it; `thermograd measure` does it later.
         on_step: called after each step with the steps done, the steps in all and the record.
         on_message: called with a sentence for the user.
         should_stop: asked after each step; True saves a checkpoint and stops.
@@ -189,7 +195,7 @@ def train(
             f"`{next(iter(overrides))}` is a setting of the config that was given; set it there."
         )
     folder = Path("runs") / f"{config.preset}-{config.identity}" if out is None else Path(out)
-    train_run(
+    (train_measured if measured else train_run)(
         config,
         folder,
         requested=requested,
@@ -343,7 +349,7 @@ def run_study(
     """
     described = read_study_file(Path(file))
     folder = make_study(described, Path("studies") / described.name if out is None else Path(out))
-    if not all(is_done(folder.run_folder(each.identity), described.evaluation) for each in folder.runs):
+    if not all(is_done(folder.run_folder(each.identity)) for each in folder.runs):
         prepare_features(folder)
         with clusters.local_client(num_workers or clusters.default_num_workers(folder, 0)) as (client, _):
             causes = engine.run_study(folder, client, max_attempts=max_attempts, on_event=on_event)

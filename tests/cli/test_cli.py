@@ -26,7 +26,7 @@ COMMAND = [sys.executable, "-c", "from thermograd.cli import main; main()"]
 TINY = [
     *("--model.latent_dim", "4", "--model.energy.hidden", "[8]", "--model.generator.widths", "[16]"),
     *("--prior_chains.num_steps", "3", "--posterior_chains.num_steps", "2", "--training.batch_size=8"),
-    *("--compute.num_threads", "1", "--training.pictures_every", "1000", "--epochs", "2"),
+    *("--compute.num_threads", "1", "--training.pictures_every", "1000", "--epochs", "2", "--no-measure"),
 ]
 QUICK = ["--distance", "none", "--evidence", "0"]
 
@@ -466,3 +466,43 @@ def test_version(capsys: pytest.CaptureFixture[str]):
 
     assert cli.run(["--version"]) == 0
     assert thermograd.__version__ in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "row"),
+    [
+        ([], {"setting": "measure.num_batches", "type": "integer ≥ 3", "default": "4"}),
+        (["training"], {"setting": "training.num_epochs", "type": "integer ≥ 1", "default": "20"}),
+        (["evaluate"], {"setting": "--distance", "default": "auto"}),
+        (["variance"], {"setting": "--batch-size", "type": "integer ≥ 1 or none", "default": "16"}),
+    ],
+)
+def test_settings_are_listed(words: list[str], row: dict[str, str], capsys: pytest.CaptureFixture[str]):
+    assert cli.run(["settings", *words, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)["settings"]
+    (found,) = [each for each in told if each["setting"] == row["setting"]]
+    assert row.items() <= found.items()
+    assert found["description"]
+    assert cli.run(["settings", *words]) == 0
+    assert row["setting"] in capsys.readouterr().out
+
+
+def test_unknown_settings_are_one_line(capsys: pytest.CaptureFixture[str]):
+    assert cli.run(["settings", "trainning"]) == 2
+    assert (
+        capsys.readouterr().err
+        == "thermograd: `name` 'trainning' has no settings; did you mean 'training'?\n"
+    )
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "variance", "measure"])
+def test_every_setting_of_a_verb_is_an_option_that_its_help_explains(
+    verb: str, capsys: pytest.CaptureFixture[str]
+):
+    from thermograd.cli.options import options_of
+
+    assert cli.run([verb, "--help"]) == 0
+    told = capsys.readouterr().out
+    for option in options_of(verb):
+        assert option.opts[0] in told
+        assert option.help

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
+from thermograd.config.describe import markdown_table, settings_table
 from thermograd.config.resolve import preset_names, resolve, validate_config
 from thermograd.config.schema import RunConfig
 from thermograd.errors import InputError, nearest
@@ -196,3 +197,24 @@ def test_rungs_and_chains_are_as_few_as_the_estimator_needs(overrides, num_chain
     assert (gradient.num_chains, gradient.num_rungs) == (num_chains, num_rungs)
     text = {name: "0" if value == 0.0 else value for name, value in overrides.items()}
     assert resolve("mnist", overrides=text)[0].gradient == gradient
+
+
+def test_the_table_of_settings_in_the_docs_is_made_from_the_types():
+    page = (Path(__file__).parents[2] / "docs" / "settings.md").read_text()
+    told = page.split("<!-- settings -->\n")[1].split("\n<!-- end of settings -->")[0]
+    assert told == markdown_table(RunConfig), "print it with: thermograd settings --markdown"
+    assert all(description for *_, description in settings_table(RunConfig))
+
+
+def test_settings_are_told_with_type_range_and_default():
+    rows = {name: (kind, default) for name, kind, default, _ in settings_table(RunConfig)}
+    assert rows["training.num_epochs"] == ("integer ≥ 1", "20")
+    assert rows["data.threshold"] == ("number > 0 < 1", "0.5")
+    assert rows["optimiser.clip_norm"] == ("number > 0 or none", "none")
+    assert rows["posterior_chains.kernel"] == ("ula | mala", "ula")
+    assert rows["optimiser.betas"] == ("numbers ≥ 0 < 1", "[0.5, 0.999]")
+    assert rows["data.name"][1] == "must be given"
+    config = resolve("digits", overrides={"training.num_epochs": 7})[0]
+    of_run = {row[0]: row[2] for row in settings_table(RunConfig, config.model_dump())}
+    assert of_run["training.num_epochs"] == "7"
+    assert of_run["data.name"] == "digits"

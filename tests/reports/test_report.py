@@ -300,7 +300,7 @@ def make_study(
             "preset": "digits",
             "seeds": num_seeds,
             "arms": ARM_FILE,
-            "evaluation": {"every": 2},
+            "measure": {"every": "2 epochs", "num_evidence": 20},
             "contrasts": [
                 {"name": "thermodynamic at equal epochs", "a": "complete-p3", "b": "vanilla", "metric": KD},
                 {"name": "more variance", "a": "noise-c4", "b": "vanilla", "metric": KD},
@@ -351,19 +351,17 @@ def _write_run(
         )  # fmt: skip
     for step, split in [(20, "train"), (40, "train"), (60, "train"), (80, "train"), (80, "test")]:
         value = 12 * math.exp(-step / 40) + 3 + 0.5 * skill + effect + 0.3 * chance.normal()
-        distance = {"name": KD.removeprefix("distance:"), "value": value, "standard_error": 0.1, "is_floor": False,
-                    "split": split}  # fmt: skip
+        distance = {"name": KD.removeprefix("distance:"), "value": value, "standard_error": 0.1}
         values = {"reconstruction_mean_square_error": 0.05 + 0.5 / step + 0.001 * chance.normal()}
         if split == "test":
             values["log_evidence"] = 40 + 2 * skill + 0.5 * chance.normal()
         quantities = {name: {"value": mean, "standard_error": 0.1} for name, mean in values.items()}
-        distances = [distance, {**distance, "value": 0.4, "is_floor": True}]
+        distances = [{**distance, "is_floor": False}, {**distance, "value": 0.4, "is_floor": True}]
         _measure(
             folder, "evaluation", "clock", split, step, {"quantities": quantities, "distances": distances}
         )
-        if probes:
-            blocks = _blocks(chance, a, step, t, bias=False)
-            _measure(folder, "variance", "clock", split, step, {"estimators": {estimator: blocks}})
+        estimators = {estimator: _blocks(chance, a, step, t, bias=False)} if probes else {}
+        _measure(folder, "variance", "clock", split, step, {"estimators": estimators})
     (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in metrics))
     (folder / "environment.json").write_text(
         json.dumps({"thermograd": "0.1.0", "commit": "c0ffee" * 7, "packages": {"torch": "2.13.0"}})

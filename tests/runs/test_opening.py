@@ -304,7 +304,7 @@ def test_pictures_that_cannot_be_drawn_do_not_stop_a_run(
     monkeypatch.setattr(train_module, "save_curves", refuse)
     messages: list[str] = []
     assert train_run(tiny_config(OFTEN), tmp_path / "run", on_message=messages.append) == "done"
-    assert messages[-1] == "warning: the pictures of epoch 2 could not be drawn: RuntimeError: no LaTeX."
+    assert messages[-1] == "warning: pictures of epoch 2 failed: RuntimeError: no LaTeX. Training goes on."
 
 
 def test_a_disk_that_is_full_inside_a_checkpoint_is_told(

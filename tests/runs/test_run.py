@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -465,7 +464,7 @@ def test_evaluation_records_what_was_measured_on_what(finished: tuple[RunConfig,
     run = load_run(folder)
     first = evaluate_run(run, QUICK)
     assert first == evaluate_run(run, QUICK)
-    evaluate_run(run, replace(QUICK, split="train", num_images=1, num_samples=1))
+    evaluate_run(run, QUICK.model_copy(update={"split": "train", "num_images": 1, "num_samples": 1}))
     records = read_records(folder)
     assert [(r.split, r.settings["num_images"]) for r in records] == [("test", 4), ("train", 1)]
     assert first.epoch == 3

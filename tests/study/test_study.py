@@ -39,12 +39,12 @@ from thermograd.study.file import parse_study, ready_studies
 from thermograd.study.folder import extend_study, is_done, make_study, open_study, study_status
 from thermograd.study.plan import PlannedRun, check_metrics, check_weights, plan_runs, time_steps
 from thermograd.study.results import TIME_COLUMNS
-from thermograd.study.work import measuring_steps, work
+from thermograd.study.work import work
 from thermograd.training.builder import batch_images, build_model, load_data
 from thermograd.training.trainer import Trainer
 
 MakeStudy = Callable[..., dict[str, Any]]
-EVALUATION = {"extractor": "none", "num_evidence": 0, "num_samples": 20, "num_samples_on_the_way": 20}
+MEASURE = {"every": "none", "extractor": "none", "num_samples": 20, "num_batches": 3, "num_repeats": 2}
 
 
 @pytest.fixture(scope="session")
@@ -53,13 +53,14 @@ def tiny_study(images_file: Path) -> MakeStudy:
 
     def make(**changes: Any) -> dict[str, Any]:
         overrides = {**TINY, "data.path": str(images_file), "data.name": "smooth"}
+        del overrides["measure.keep"]  # a study has a clock of its own
         whole = {
             "name": "tiny",
             "preset": "digits",
             "overrides": overrides | changes.pop("overrides", {}),
             "seeds": 2,
             "arms": {"vanilla": {"ready": "vanilla"}, "complete": {"ready": "complete", "num_rungs": 3}},
-            "evaluation": EVALUATION,
+            "measure": MEASURE,
         }
         return whole | changes
 
@@ -117,13 +118,13 @@ READY = {
             "`arms.a` has no setting 'num_chain'; did you mean 'num_chains'?",
         ),
         ({"grid": {"model.latent_dim": []}}, "`grid.model.latent_dim` must hold at least one value"),
-        ({"evaluation": {"evry": 1}}, "`evaluation.evry` is not a setting; did you mean 'evaluation.every'?"),
+        ({"measure": {"evry": 1}}, "`measure.evry` is not a setting; did you mean 'measure.every'?"),
         (
             {"contrasts": [{"name": "x", "a": "b", "b": "b", "metric": "log_evidence"}]},
             "must compare two arms",
         ),
         (
-            {"contrasts": [{"name": "x", "a": "b", "b": "c", "metric": "log_evidense"}], "evaluation": {}},
+            {"contrasts": [{"name": "x", "a": "b", "b": "c", "metric": "log_evidense"}], "measure": {}},
             "`contrasts.x.metric` 'log_evidense' is not known; did you mean 'log_evidence'?",
         ),
         (
@@ -178,12 +179,12 @@ def test_a_plan_that_can_not_be_is_refused_before_anything_runs(
 
 def test_distances_that_will_not_be_measured_are_refused(tiny_study: MakeStudy):
     contrast = {"name": "x", "a": "vanilla", "b": "complete", "metric": "distance:kd-efficientnet-lite"}
-    study = parse_study(tiny_study(contrasts=[contrast], evaluation={"extractor": "auto"}))
+    study = parse_study(tiny_study(contrasts=[contrast], measure={"extractor": "auto"}))
     with pytest.raises(
         InputError, match=r"will not be measured; did you mean 'distance:kd-efficientnet-lite0'\?"
     ):
         check_metrics(study, plan_runs(study))
-    labels = parse_study(tiny_study(evaluation={"extractor": "classifier"}))
+    labels = parse_study(tiny_study(measure={"extractor": "classifier"}))
     with pytest.raises(InputError, match="classifier needs labels"):
         check_metrics(labels, plan_runs(labels))
 
@@ -457,12 +458,12 @@ def weights(folder: Path) -> bytes:
 
 def test_measuring_on_the_way_does_not_change_training(tiny_study: MakeStudy, tmp_path: Path):
     """A run of 3 epochs of 4 steps, measured after the second and at the end, equals one that never stopped."""
-    file = tiny_study(evaluation={**EVALUATION, "every": 2}, seeds=1)
+    file = tiny_study(measure={**MEASURE, "every": "2 epochs"}, seeds=1)
     folder = make_study(parse_study(file), tmp_path / "study")
     for run in folder.runs:
         assert work(folder, run.identity) == "done"
         own = folder.run_folder(run.identity)
-        assert records(own) == [("train", 8), ("train", 12), ("test", 12)]
+        assert records(own) == [(split, step) for step in (8, 12) for split in ("train", "test")]
         config = plan_runs(folder.study)[folder.runs.index(run)].config
         train_run(config, tmp_path / run.identity)
         assert weights(own) == weights(tmp_path / run.identity)
@@ -470,7 +471,7 @@ def test_measuring_on_the_way_does_not_change_training(tiny_study: MakeStudy, tm
 
 def test_a_run_that_stops_anywhere_is_measured_once_at_each_point(tiny_study: MakeStudy, tmp_path: Path):
     folder = make_study(
-        parse_study(tiny_study(evaluation={**EVALUATION, "every": 1}, seeds=1)), tmp_path / "study"
+        parse_study(tiny_study(measure={**MEASURE, "every": "1 epoch"}, seeds=1)), tmp_path / "study"
     )
     identity = folder.runs[0].identity
     calls = 0
@@ -478,26 +479,18 @@ def test_a_run_that_stops_anywhere_is_measured_once_at_each_point(tiny_study: Ma
     def should_stop() -> bool:
         nonlocal calls
         calls += 1
-        return calls % 3 == 0
+        return calls % 2 == 0  # at step 4, a break, as well
 
     num_stops = 0
     while work(folder, identity, should_stop) == "stopped":
         num_stops += 1
     assert num_stops > 3
-    assert records(folder.run_folder(identity)) == [("train", 4), ("train", 8), ("train", 12), ("test", 12)]
+    assert records(folder.run_folder(identity)) == [
+        (split, step) for step in (4, 8, 12) for split in ("train", "test")
+    ]
     calm = make_study(folder.study, tmp_path / "calm")
     work(calm, identity)
     assert weights(folder.run_folder(identity)) == weights(calm.run_folder(identity))
-
-
-def test_points_of_measurement_end_with_the_run(tiny_config: Any):
-    study = parse_study(
-        {"name": "x", "preset": "digits", "seeds": 1, "arms": {"a": {}}, "evaluation": {"every": 2}}
-    )
-    assert measuring_steps(tiny_config({"training.num_epochs": 5}), study.evaluation, 20) == [8, 16, 20]
-    assert measuring_steps(tiny_config({"training.num_epochs": 4}), study.evaluation, 16) == [8, 16]
-    end_alone = study.evaluation.model_copy(update={"every": None})
-    assert measuring_steps(tiny_config({"training.num_epochs": 5}), end_alone, 20) == [20]
 
 
 # --- the folder and its table ---
@@ -506,7 +499,7 @@ def test_points_of_measurement_end_with_the_run(tiny_config: Any):
 @pytest.fixture(scope="module")
 def finished(tiny_study: MakeStudy, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("finished") / "study"
-    folder = make_study(parse_study(tiny_study(evaluation={**EVALUATION, "every": 2})), path)
+    folder = make_study(parse_study(tiny_study(measure={**MEASURE, "every": "2 epochs"})), path)
     for run in folder.runs:
         work(folder, run.identity)
     return path
@@ -514,13 +507,13 @@ def finished(tiny_study: MakeStudy, tmp_path_factory: pytest.TempPathFactory) ->
 
 def test_the_table_has_a_row_for_each_measurement(finished: Path):
     table = load_study(finished)
-    assert len(table) == 2 * 2 * 3
+    assert len(table) == 2 * 2 * 4
     assert not table.duplicated(["run", "step", "split"]).any()
-    assert table["is_final"].tolist() == [False, True, True] * 4
+    assert table["is_final"].tolist() == [False, False, True, True] * 4
     vanilla = table[(table.arm == "vanilla") & (table.seed == 1)]
-    assert vanilla["split"].tolist() == ["train", "train", "test"]
+    assert vanilla["split"].tolist() == ["train", "test"] * 2
     # One chain of 2 steps and its start: 3 evaluations, for each of 8 images a step.
-    assert vanilla["evaluations"].tolist() == [8 * 8 * 3, 12 * 8 * 3, 12 * 8 * 3]
+    assert vanilla["evaluations"].tolist() == [8 * 8 * 3] * 2 + [12 * 8 * 3] * 2
     run = vanilla["run"].iloc[0]
     measured = [read_records(finished / "runs" / run, kind) for kind in ("evaluation", "variance")]
     values = [r.values["quantities"]["reconstruction_mean_square_error"]["value"] for r in measured[0]]
@@ -547,8 +540,8 @@ def test_a_row_holds_the_distances_and_the_variance_of_its_own_split(finished: P
     run = open_study(path).run_folder(open_study(path).runs[0].identity)
     for record in read_records(run, "evaluation"):
         distances = [
-            {"name": "kd-x", "split": split, "value": v, "standard_error": 0.5, "is_floor": is_floor}
-            for split, v, is_floor in (("test", 7.0, False), ("train", 8.0, False), ("test", 0.1, True))
+            {"name": "kd-x", "value": v, "standard_error": 0.5, "is_floor": is_floor}
+            for v, is_floor in ((7.0 if record.split == "test" else 8.0, False), (0.1, True))
         ]
         add_record(run, replace(record, values={**record.values, "distances": distances}))
     for record in read_records(run, "variance"):
@@ -557,10 +550,10 @@ def test_a_row_holds_the_distances_and_the_variance_of_its_own_split(finished: P
         other = {"blocks": {"prior": {"chain_variance": {"value": -1.0}}}}
         estimators = {"maximum-likelihood": {"blocks": blocks}, "thermodynamic-detached": other}
         add_record(run, replace(record, values={"estimators": estimators}))
-    table = load_study(path).iloc[:3]
-    assert table["distance:kd-x"].tolist() == [8, 8, 7]
-    assert table["floor:kd-x"].fillna(-1).tolist() == [-1, -1, 0.1]
-    assert table["prior:chain_variance"].tolist() == [8, 12, 12.5]
+    table = load_study(path).iloc[:4]
+    assert table["distance:kd-x"].tolist() == [8, 7, 8, 7]
+    assert table["floor:kd-x"].tolist() == [0.1] * 4
+    assert table["prior:chain_variance"].tolist() == [8, 8.5, 12, 12.5]
     assert table["total_variance"].isna().all()
 
 
@@ -571,7 +564,7 @@ def test_a_measurement_of_ones_own_does_not_change_the_study(finished: Path, tmp
     for seed in (0, 5):
         settings = EvaluationSettings(extractor="none", num_evidence=0, num_samples=20, seed=seed)
         evaluate_run(load_run(run), settings)
-    assert len(read_records(run, "evaluation")) == 3 + 2
+    assert len(read_records(run, "evaluation")) == 4 + 2
     pd.testing.assert_frame_equal(load_study(path), load_study(finished))
 
 
@@ -585,7 +578,7 @@ def test_a_damaged_study_is_one_line(finished: Path, tmp_path: Path):
 
 def test_a_metric_that_will_not_be_measured_leaves_no_folder(tiny_study: MakeStudy, tmp_path: Path):
     contrast = {"name": "x", "a": "vanilla", "b": "complete", "metric": "distance:fd-nothing"}
-    file = tiny_study(evaluation={**EVALUATION, "extractor": "efficientnet"}, contrasts=[contrast])
+    file = tiny_study(measure={**MEASURE, "extractor": "efficientnet"}, contrasts=[contrast])
     (tmp_path / "study.yaml").write_text(json.dumps(file))
     for verb in ("run", "add"):
         words = ["study", verb, str(tmp_path / "study.yaml"), "--out", str(tmp_path / "out")]
@@ -599,12 +592,12 @@ def test_feature_networks_without_weights_are_refused_before_anything_runs(
     weights = tmp_path / "weights.pt"
     weights.write_bytes(b"no weights")
     monkeypatch.chdir(tmp_path)
-    settings = {**EVALUATION, "extractor": "efficientnet", "weights": "weights.pt"}
-    study = parse_study(tiny_study(evaluation=settings))
-    assert study.evaluation.weights == weights  # whole, since workers may stand in other folders
+    settings = {**MEASURE, "extractor": "efficientnet", "weights": "weights.pt"}
+    study = parse_study(tiny_study(measure=settings))
+    assert study.measure.weights == weights  # whole, since workers may stand in other folders
     with pytest.raises(InputError, match="`weights`"):
         check_weights(study)
-    (tmp_path / "study.yaml").write_text(json.dumps(tiny_study(evaluation=settings)))
+    (tmp_path / "study.yaml").write_text(json.dumps(tiny_study(measure=settings)))
     for verb in ("plan", "run"):
         assert (
             run_command_line(["study", verb, "study.yaml", *(["--out", "out"] if verb == "run" else [])]) == 2
@@ -614,7 +607,7 @@ def test_feature_networks_without_weights_are_refused_before_anything_runs(
 
 def test_sql_over_the_folders(finished: Path):
     found = query_study(finished, "SELECT arm, count(*) AS n FROM results GROUP BY arm ORDER BY arm")
-    assert found.to_dict("list") == {"arm": ["complete", "vanilla"], "n": [6, 6]}
+    assert found.to_dict("list") == {"arm": ["complete", "vanilla"], "n": [8, 8]}
     steps = query_study(finished, "SELECT run, max(step) AS step FROM metrics GROUP BY run")
     assert set(steps["run"]) == {run.identity for run in open_study(finished).runs}
     assert set(steps["step"]) == {12}
@@ -631,11 +624,10 @@ def test_a_study_without_runs_yet_has_an_empty_table(tiny_study: MakeStudy, tmp_
 def test_adding_keeps_what_was_named_before(tiny_study: MakeStudy, finished: Path, tmp_path: Path):
     path = tmp_path / "study"
     shutil.copytree(finished, path)
-    file = tiny_study(evaluation={**EVALUATION, "every": 2})
+    file = tiny_study(measure={**MEASURE, "every": "2 epochs"})
     contrast = {"name": "late", "a": "vanilla", "b": "complete", "metric": "energy_prior"}
     for change, message in (
-        ({"contrasts": [contrast]}, "`contrasts` can not change"),
-        ({"evaluation": EVALUATION}, "`evaluation` can not change"),
+        ({"contrasts": [contrast]}, "`contrasts` cannot change"),
         ({"seeds": 1}, "lack a run of the study: .*seed 1"),
     ):
         with pytest.raises(InputError, match=message):
@@ -656,6 +648,24 @@ def test_adding_keeps_what_was_named_before(tiny_study: MakeStudy, finished: Pat
         "done": 4,
     }
     pd.testing.assert_frame_equal(load_study(path), load_study(finished))
+
+
+def test_what_is_measured_may_change_once_a_study_has_begun(tiny_study: MakeStudy, tmp_path: Path):
+    path = tmp_path / "study"
+    held = make_study(parse_study(tiny_study(seeds=1)), path)
+    changed = make_study(parse_study(tiny_study(seeds=1, measure={**MEASURE, "every": "1 epoch"})), path)
+    assert changed.study.measure.every == "1 epochs"
+    assert changed.runs == held.runs
+    assert open_study(path).study == changed.study
+
+
+def test_a_clock_that_never_strikes_and_one_of_an_arm_are_refused(tiny_study: MakeStudy):
+    with pytest.raises(
+        InputError, match=r"`arms.vanilla`: `measure.every` 3 epochs never comes in a run of 3"
+    ):
+        plan_runs(parse_study(tiny_study(measure={**MEASURE, "every": "3 epochs"})))
+    with pytest.raises(InputError, match=r"`arms.vanilla` must not set `measure`"):
+        plan_runs(parse_study(tiny_study(overrides={"measure.num_batches": 5})))
 
 
 def test_a_folder_with_anything_else_is_refused(tiny_study: MakeStudy, tmp_path: Path):
@@ -732,7 +742,7 @@ def test_a_run_that_fails_for_good_is_reported_and_the_others_go_on(tiny_study: 
     (cause,) = json.loads(printed)["failed"].values()
     assert "exploded at step 0" in cause
     assert [attempt.ended for attempt in read_attempts(folder.attempts_folder(bad))] == ["failed", "failed"]
-    assert is_done(folder.run_folder(good), folder.study.evaluation)
+    assert is_done(folder.run_folder(good))
     rows = {row["arm"]: row for row in study_status(folder)["runs"]}
     assert rows["bad"]["state"] == "failed"
     assert rows["bad"]["cause"] == cause
@@ -817,7 +827,7 @@ def test_workers_come_through_slurm(
 def test_killed_workers_and_a_killed_scheduler_lose_nothing(tiny_study: MakeStudy, tmp_path: Path):
     study = tiny_study(
         overrides={"training.num_epochs": 40, "prior_chains.num_steps": 10},
-        evaluation={**EVALUATION, "every": 30},
+        measure={**MEASURE, "every": "30 epochs"},
     )
     (tmp_path / "study.yaml").write_text(json.dumps(study))
     out = tmp_path / "study"
@@ -850,7 +860,7 @@ def test_killed_workers_and_a_killed_scheduler_lose_nothing(tiny_study: MakeStud
         work(calm, run.identity)
     disturbed, undisturbed = (load_study(path).drop(columns=list(TIME_COLUMNS)) for path in (out, calm.path))
     pd.testing.assert_frame_equal(disturbed, undisturbed, check_exact=True)
-    assert len(disturbed) == 4 * 3
+    assert len(disturbed) == 4 * 4
 
 
 def test_another_chain_stream_is_another_run():

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import click
 
-from thermograd.cli import data, doctor, measure, report, study, train, validate, variance
+from thermograd.cli import data, doctor, measure, report, settings, study, train, validate, variance
 from thermograd.errors import InputError, RunError, failure, is_out_of_memory, one_line
 from thermograd.version import __version__
 
@@ -34,9 +34,11 @@ for command in (
     train.resume,
     measure.sample,
     measure.evaluate,
+    measure.measure,
     measure.compare,
     measure.evidence,
     variance.variance,
+    settings.settings,
     data.data,
     doctor.doctor,
     study.study,

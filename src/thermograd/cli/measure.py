@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from thermograd.cli.common import emit, folder_argument, holding, json_option, print_table
+from thermograd.cli.common import SettingsCommand, emit, folder_argument, holding, json_option, print_table
 from thermograd.config import names
 from thermograd.errors import InputError
 
@@ -43,32 +43,10 @@ def sample(folder: Path, num: int, out: str | None, seed: int, checkpoint: str |
     emit(record, as_json, str(file))
 
 
-@click.command()
+@click.command(cls=SettingsCommand, verb="evaluate")
 @click.argument("folder", metavar="[DIR]", type=path, required=False)
-@click.option("--split", default="test", type=click.Choice(["train", "test"]), show_default=True)
 @click.option("--checkpoint", default="last", show_default=True, help="last, all, or a name.")
-@click.option("--num", default=1000, type=positive, show_default=True, help="Images to reconstruct, at most.")
-@click.option("--num-samples", type=positive, help="Images to draw [default: as many as the test split].")
-@click.option(
-    "--evidence", default=50, type=not_negative, show_default=True, help="Images to estimate log p(x) of."
-)
-@click.option(
-    "--gradient-batches",
-    default=4,
-    type=not_negative,
-    show_default=True,
-    help="Batches for the variance of the gradient; 0 for none.",
-)
-@click.option(
-    "--distance",
-    default="auto",
-    type=click.Choice(list(names.EXTRACTORS)),
-    show_default=True,
-    help="Feature network of the image distances.",
-)
-@click.option("--weights", type=path, help="File with the weights of the Inception or EfficientNet.")
-@click.option("--quick", is_flag=True, help="Distances from 1,000 images.")
-@click.option("--seed", default=0, type=not_negative, show_default=True)
+@click.option("--quick", is_flag=True, help="The same as --variant quick.")
 @click.option("--images", type=path, help="Score these images instead of a run.")
 @click.option(
     "--range",
@@ -82,43 +60,26 @@ def sample(folder: Path, num: int, out: str | None, seed: int, checkpoint: str |
 @json_option
 def evaluate(
     folder: Path | None,
-    split: str,
     checkpoint: str,
-    num: int,
-    num_samples: int | None,
-    evidence: int,
-    gradient_batches: int,
-    distance: Any,
-    weights: Path | None,
     quick: bool,
-    seed: int,
     images: Path | None,
     value_range: tuple[float, float] | None,
     reference: str | None,
     as_json: bool,
+    **options: Any,
 ) -> None:
     """Score the model in DIR on a split, or any folder of images with --images and --reference.
 
-    Reconstruction, energies, log p(x) with its error, distances of samples to test and train images with their
-    floor, and the nearest training images. Everything is added to DIR/measurements.jsonl.
+    Reconstruction, energies, log p(x) with its error, distances of samples to the split with their floor, and the
+    nearest training images. Everything is added to DIR/measurements.jsonl.
     """
+    from thermograd.cli.options import given
     from thermograd.evaluation.distances import score_folder
     from thermograd.evaluation.evaluate import evaluate_run
     from thermograd.evaluation.records import FILE
-    from thermograd.evaluation.settings import EvaluationSettings
-    from thermograd.evaluation.variance import own_settings, variance_of_run
     from thermograd.runs.run import load_run
 
-    settings = EvaluationSettings(
-        split=split,
-        num_images=num,
-        num_samples=num_samples,
-        num_evidence=evidence,
-        extractor=distance,
-        weights=weights,
-        variant="quick" if quick else "full",
-        seed=seed,
-    )
+    settings = given("evaluate", options, **({"variant": "quick"} if quick else {}))
     if (folder is None) == (images is None):
         raise InputError("`evaluate` takes either a run folder or --images with --reference.")
     if images is not None:
@@ -132,21 +93,48 @@ def evaluate(
         emit(record, as_json, lambda: _print_distances(record["distances"]))
         return
     assert folder is not None  # for the type checker: one of the two is given
-    if gradient_batches in (1, 2):
-        raise InputError(f"`--gradient-batches` must be 0, or at least 3, got {gradient_batches}.")
-    records = []
     with holding(folder, "evaluate"):
-        for name in _checkpoints(folder, checkpoint):
-            measured = load_run(folder, name)
-            records.append(evaluate_run(measured, settings))
-            if gradient_batches:
-                own = own_settings(measured, split, num_batches=gradient_batches, seed=seed)
-                records.append(variance_of_run(measured, own))
+        records = [
+            evaluate_run(load_run(folder, name), settings) for name in _checkpoints(folder, checkpoint)
+        ]
 
     def text() -> None:
         for record in records:
-            (_print_variance if record.kind == "variance" else _print_evaluation)(record)
+            print_record(record)
         click.echo(f"Kept in {folder / FILE}; pictures in {folder / 'samples'}")
+
+    emit({"records": [vars(record) for record in records]}, as_json, text)
+
+
+@click.command(cls=SettingsCommand, verb="measure")
+@folder_argument
+@click.option("--all", "again", is_flag=True, help="Every kept checkpoint again, e.g. by another distance.")
+@json_option
+def measure(folder: Path, again: bool, as_json: bool, **options: Any) -> None:
+    """Measure the run in DIR at the breaks of its training that were not measured, or whose measurement failed.
+
+    The gradient's variance, images, energies and distances, on training and test images, as the run's own settings say;
+    options change them. Training at DIR is not touched.
+    """
+    from thermograd.cli.options import given
+    from thermograd.evaluation.clock import measure_run
+    from thermograd.evaluation.records import FILE
+    from thermograd.runs.folder import read_config
+
+    own = read_config(folder).measure.model_dump()
+    wanted = given(
+        "measure", {**own, **{name: value for name, value in options.items() if value not in (None, ())}}
+    )
+    with holding(folder, "measure"):
+        records = measure_run(folder, wanted, again=again, on_message=lambda line: click.echo(line, err=True))
+
+    def text() -> None:
+        for record in records:
+            print_record(record)
+        kept = f"{len(records)} records in {folder / FILE}"
+        click.echo(
+            kept if records else "All breaks are measured; --all measures every kept checkpoint again."
+        )
 
     emit({"records": [vars(record) for record in records]}, as_json, text)
 
@@ -160,6 +148,11 @@ def _checkpoints(folder: Path, which: str) -> list[str | None]:
             raise InputError(f"`run` {folder} has no checkpoint yet.")
         return list(found)
     return [None if which == "last" else which]
+
+
+def print_record(record: "Record") -> None:
+    """Print a measurement as tables."""
+    (_print_variance if record.kind == "variance" else _print_evaluation)(record)
 
 
 def _title(record: "Record") -> str:
@@ -179,7 +172,8 @@ def _print_evaluation(record: "Record") -> None:
         click.echo(f"left out: {line}", err=True)
     if record.values["distances"]:
         _print_distances(record.values["distances"])
-    _print_prior(record.values["prior"])
+    if record.values["prior"] is not None:
+        _print_prior(record.values["prior"])
 
 
 VERDICTS = {

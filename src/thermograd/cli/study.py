@@ -150,7 +150,7 @@ def add(
 ) -> None:
     """Extend a study by the arms, seeds and cells that FILE has more, and run them.
 
-    What was named before the first run stays: contrasts, evaluation, and every run there is.
+    What was named before the first run stays: contrasts, and every run there is.
     """
     from thermograd.study.file import read_study_file
     from thermograd.study.folder import extend_study

@@ -18,7 +18,17 @@ from thermograd.errors import InputError, one_line
 if TYPE_CHECKING:
     from thermograd.config.schema import RunConfig
 
-OPTIONS = ("--config", "--out", "--seed", "--epochs", "--data", "--overwrite", "--dry-run", "--json")
+OPTIONS = (
+    "--config",
+    "--out",
+    "--seed",
+    "--epochs",
+    "--data",
+    "--overwrite",
+    "--no-measure",
+    "--dry-run",
+    "--json",
+)
 
 
 @click.command(context_settings=OVERRIDES, epilog=f"Presets: {', '.join(preset_names())}.")
@@ -31,6 +41,7 @@ OPTIONS = ("--config", "--out", "--seed", "--epochs", "--data", "--overwrite", "
 @click.option("--epochs", help="Passes over the data.")
 @click.option("--data", help="A folder of images, or a .npy, .npz, idx or HDF5 file.")
 @click.option("--overwrite", is_flag=True, help="Remove the run that the folder holds.")
+@click.option("--no-measure", is_flag=True, help="Measure nothing now; `thermograd measure` does it later.")
 @click.option("--dry-run", is_flag=True, help="Print the resolved settings and stop.")
 @json_option
 @click.pass_context
@@ -43,6 +54,7 @@ def train(
     epochs: str | None,
     data: str | None,
     overwrite: bool,
+    no_measure: bool,
     dry_run: bool,
     as_json: bool,
 ) -> None:
@@ -68,28 +80,36 @@ def train(
         emit(config.model_dump(mode="json"), as_json, config.to_yaml().rstrip())
         return
     folder = out or Path("runs") / f"{preset}-{config.identity}"
-    _train(config, folder, requested, as_json, overwrite)
+    _train(config, folder, requested, as_json, overwrite, measured=not no_measure)
 
 
 @click.command()
 @folder_argument
+@click.option("--no-measure", is_flag=True, help="Measure nothing now; `thermograd measure` does it later.")
 @json_option
-def resume(folder: Path, as_json: bool) -> None:
+def resume(folder: Path, no_measure: bool, as_json: bool) -> None:
     """Go on with the run in DIR from its last whole checkpoint."""
     from thermograd.runs.folder import read_config
 
-    _train(read_config(folder), folder, {}, as_json)
+    _train(read_config(folder), folder, {}, as_json, measured=not no_measure)
 
 
 def _train(
-    config: "RunConfig", folder: Path, requested: dict[str, Any], as_json: bool, overwrite: bool = False
+    config: "RunConfig",
+    folder: Path,
+    requested: dict[str, Any],
+    as_json: bool,
+    overwrite: bool = False,
+    *,
+    measured: bool = True,
 ) -> None:
+    from thermograd.evaluation.clock import train_measured
     from thermograd.machine import peak_memory, resolve_device
     from thermograd.runs.folder import read_metrics
     from thermograd.runs.train import train_run
 
     with _progress(quiet=as_json) as (on_step, on_message), _stop_signal() as stopped:
-        state = train_run(
+        state = (train_measured if measured else train_run)(
             config,
             folder,
             requested=requested,

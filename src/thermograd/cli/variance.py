@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from thermograd.cli.common import NameOf, emit, folder_argument, holding, json_option, print_table
-from thermograd.config import names
+from thermograd.cli.common import SettingsCommand, emit, folder_argument, holding, json_option, print_table
 
 if TYPE_CHECKING:
     from thermograd.evaluation.records import Record
@@ -20,67 +19,29 @@ NOTE = (
     "read the chains' own bias off `bias, all data` and l - E_1[l]. cosine is that of the mean estimate, `of "
     "one` that of a single one."
 )
-positive = click.IntRange(min=1)
 
 
-@click.command()
+@click.command(cls=SettingsCommand, verb="variance")
 @folder_argument
-@click.option(
-    "--estimator",
-    "estimators",
-    multiple=True,
-    type=NameOf(names.ESTIMATORS),
-    help=f"May be repeated [default: {', '.join(names.ESTIMATORS.current)}].",
-)
-@click.option("--batches", default=8, type=click.IntRange(min=3), show_default=True)
-@click.option(
-    "--repeats", default=8, type=click.IntRange(min=2), show_default=True, help="Gradients of each batch."
-)
-@click.option("--batch-size", default=16, type=positive, show_default=True)
-@click.option("--num-chains", type=positive, help="Chains on each rung [default: the run's, or as needed].")
-@click.option("--num-rungs", type=click.IntRange(min=3), help="Of ladders [default: the run's, or 11].")
-@click.option("--power", type=click.FloatRange(min=0, min_open=True), help="p of the schedule (k/N)^p.")
-@click.option("--num-steps", type=positive, help="Of the posterior chains [default: the run's].")
-@click.option("--kernel", type=NameOf(names.KERNELS), help="[default: the run's]")
-@click.option(
-    "--start",
-    type=click.Choice(list(names.POSTERIOR_STARTS)),
-    help="Of the posterior chains [default: the run's, or base where its stored chains do not fit].",
-)
-@click.option(
-    "--prior-rule",
-    type=NameOf(names.PRIOR_RULES),
-    help="[default: the run's]",
-)
 @click.option(
     "--reference/--no-reference", default=True, show_default=True, help="Long chains, for bias and error."
 )
 @click.option("--reference-steps", default=200, type=click.IntRange(min=20), show_default=True)
-@click.option("--equal-cost", is_flag=True, help="Give cheap estimators more chains, up to the dearest one.")
 @click.option("--split", default="train", type=click.Choice(["train", "test"]), show_default=True)
-@click.option("--seed", default=0, type=click.IntRange(min=0), show_default=True)
+@click.option(
+    "--seed", default=0, type=click.IntRange(min=0), show_default=True, help="Of batches and chains."
+)
 @click.option("--checkpoint", help="Name of a checkpoint [default: the last].")
 @json_option
 def variance(
     folder: Path,
-    estimators: tuple[str, ...],
-    batches: int,
-    repeats: int,
-    batch_size: int,
-    num_chains: int | None,
-    num_rungs: int | None,
-    power: float | None,
-    num_steps: int | None,
-    kernel: str | None,
-    start: str | None,
-    prior_rule: str | None,
     reference: bool,
     reference_steps: int,
-    equal_cost: bool,
     split: str,
     seed: int,
     checkpoint: str | None,
     as_json: bool,
+    **options: Any,
 ) -> None:
     """Measure the variance of the learning gradient of the run in DIR, at its checkpoint.
 
@@ -88,24 +49,14 @@ def variance(
     that of the mini-batch; a reference gradient from long chains gives the bias. The record is added to
     DIR/measurements.jsonl.
     """
+    from thermograd.cli.options import given
+    from thermograd.config.measure import ReferenceSettings
     from thermograd.evaluation.records import FILE
-    from thermograd.evaluation.variance import VarianceSettings, rows_of, variance_of_run
-    from thermograd.gradients.reference import ReferenceSettings
+    from thermograd.evaluation.variance import rows_of, variance_of_run
     from thermograd.runs.run import load_run
-    from thermograd.training.probe import Changes
 
-    settings = VarianceSettings(
-        estimators=tuple(dict.fromkeys(estimators)) or tuple(names.ESTIMATORS.current),
-        num_batches=batches,
-        num_repeats=repeats,
-        changes=Changes(prior_rule, num_chains, num_rungs, power, num_steps, kernel, start, batch_size),
-        equal_cost=equal_cost,
-        reference=ReferenceSettings(num_burn_in=reference_steps // 2, num_steps=reference_steps)
-        if reference
-        else None,
-        split=split,
-        seed=seed,
-    )
+    long = ReferenceSettings(num_burn_in=reference_steps // 2, num_steps=reference_steps)
+    settings = given("variance", options, reference=long if reference else None, split=split, seed=seed)
     with holding(folder, "variance"):
         record = variance_of_run(
             load_run(folder, checkpoint), settings, lambda line: click.echo(line, err=True)

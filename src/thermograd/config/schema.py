@@ -28,6 +28,7 @@ from thermograd.config.fields import (
     Section,
     Widths,
 )
+from thermograd.config.measure import MeasureConfig
 
 
 class DataConfig(Section):
@@ -62,23 +63,25 @@ class DataConfig(Section):
 class EnergyConfig(Section):
     """The energy network of the prior."""
 
-    hidden: Widths = (200, 200)
-    activation: Literal["gelu", "leaky_relu", "silu"] = "gelu"
+    hidden: Widths = Field((200, 200), description="widths of the hidden layers")
+    activation: Literal["gelu", "leaky_relu", "silu"] = Field("gelu", description="between the layers")
 
 
 class GeneratorConfig(Section):
     """The generator network."""
 
-    kind: GeneratorName = "conv"
-    widths: Widths = (64, 32, 16)
+    kind: GeneratorName = Field("conv", description="convolutions, or layers of all pixels")
+    widths: Widths = Field((64, 32, 16), description="channels, or units, from the latents to the image")
 
 
 class ModelConfig(Section):
     """The latent energy-based prior model."""
 
     image_shape: tuple[Literal[1, 3], PositiveInt, PositiveInt] = Field(description="channels, height, width")
-    latent_dim: PositiveInt = 32
-    likelihood: Literal["gaussian", "bernoulli"] = "gaussian"
+    latent_dim: PositiveInt = Field(32, description="d, numbers that describe an image")
+    likelihood: Literal["gaussian", "bernoulli"] = Field(
+        "gaussian", description="of the pixels given the latents"
+    )
     noise_std: PositiveFloat = Field(0.3, description="s, of pixels in [-1, 1]")
     base_std: PositiveFloat = Field(1.0, description="s0")
     energy: EnergyConfig = EnergyConfig()
@@ -88,10 +91,12 @@ class ModelConfig(Section):
 class PriorChainsConfig(Section):
     """Chains on the prior, shared by all images of a batch."""
 
-    kernel: KernelName = "ula"
-    num_steps: PositiveInt = 60
+    kernel: KernelName = Field("ula", description="Langevin steps without or with a Metropolis test")
+    num_steps: PositiveInt = Field(60, description="steps of a chain in each iteration")
     step_size: PositiveFloat = Field(0.4, description="h")
-    start: PriorStart = "base"
+    start: PriorStart = Field(
+        "base", description="where chains begin; persistent ones go on where they stood"
+    )
     num_chains: PositiveInt | None = Field(None, description="M0; None for one a posterior chain")
     num_updates: PositiveInt = Field(
         1, description="steps of the energy for each of the generator, with the same posterior draws"
@@ -112,10 +117,12 @@ class PriorChainsConfig(Section):
 class PosteriorChainsConfig(Section):
     """Chains on the power posteriors of each image."""
 
-    kernel: KernelName = "ula"
-    num_steps: PositiveInt = 20
+    kernel: KernelName = Field("ula", description="Langevin steps without or with a Metropolis test")
+    num_steps: PositiveInt = Field(20, description="steps of a chain in each iteration")
     step_size: PositiveFloat = Field(0.1, description="h, where a kernel that adapts begins")
-    start: PosteriorStart = "base"
+    start: PosteriorStart = Field(
+        "base", description="where chains begin; persistent ones go on where they stood"
+    )
     num_start_steps: PositiveInt = Field(1, description="steps on each rung of the annealed start")
     exchange: bool = Field(False, description="let neighbouring rungs swap states")
     adaptation_gain: Annotated[Number, Field(ge=0)] = Field(
@@ -139,7 +146,9 @@ class PosteriorChainsConfig(Section):
 class ScheduleConfig(Section):
     """Inverse temperatures of the rungs."""
 
-    kind: ScheduleName = "power"
+    kind: ScheduleName = Field(
+        "power", description="how the rungs are spaced; equal-length and equal-swap adapt"
+    )
     power: PositiveFloat = Field(3.0, description="p of (k/N)^p; where adapted schedules begin as well")
     smallest: Annotated[Number, Field(gt=0, lt=1)] = Field(1e-3, description="first rung above 0, geometric")
     steepness: PositiveFloat = Field(6.0, description="of the sigmoid")
@@ -149,8 +158,8 @@ class ScheduleConfig(Section):
 class GradientConfig(Section):
     """The estimator of the learning gradient."""
 
-    estimator: EstimatorName = "maximum-likelihood"
-    prior_rule: PriorRuleName = "contrast"
+    estimator: EstimatorName = Field("maximum-likelihood", description="of the generator's gradient")
+    prior_rule: PriorRuleName = Field("contrast", description="of the prior's gradient")
     num_chains: PositiveInt = Field(
         1, description="M, chains on each rung of an image; as few as the estimator needs"
     )
@@ -224,10 +233,10 @@ def fewest_chains(estimator: names.EstimatorFacts, rule: names.PriorRuleFacts, n
 class OptimiserConfig(Section):
     """Two optimisers, one for the prior and one for the generator."""
 
-    kind: Literal["adam", "sgd"] = "adam"
-    prior_lr: PositiveFloat = 2e-5
-    generator_lr: PositiveFloat = 1e-4
-    betas: tuple[Fraction, Fraction] = (0.5, 0.999)
+    kind: Literal["adam", "sgd"] = Field("adam", description="of both networks")
+    prior_lr: PositiveFloat = Field(2e-5, description="learning rate of the energy")
+    generator_lr: PositiveFloat = Field(1e-4, description="learning rate of the generator")
+    betas: tuple[Fraction, Fraction] = Field((0.5, 0.999), description="of Adam")
     decay: Annotated[Number, Field(gt=0, le=1)] = Field(0.998, description="of both rates, an epoch")
     clip_norm: PositiveFloat | None = Field(
         None, description="longest gradient of a network, in its own norm"
@@ -240,8 +249,8 @@ class OptimiserConfig(Section):
 class TrainingConfig(Section):
     """How long, and what is kept on the way."""
 
-    num_epochs: PositiveInt = 20
-    batch_size: PositiveInt = 100
+    num_epochs: PositiveInt = Field(20, description="passes over the training images")
+    batch_size: PositiveInt = Field(100, description="images of a batch")
     log_every: PositiveInt = Field(10, description="steps between records of metrics.jsonl")
     checkpoint_every: PositiveInt | None = Field(None, description="steps; None for every epoch")
     num_checkpoints: PositiveInt = Field(3, description="kept at most")
@@ -252,20 +261,6 @@ class TrainingConfig(Section):
     largest_latent: PositiveFloat = Field(
         1e3, description="mean length of latents at which chains count as exploded"
     )
-
-
-class ProbeConfig(Section):
-    """The gradient's variance while training, by random streams of its own: it changes no trained number."""
-
-    every: PositiveInt | None = Field(None, description="steps between probes; None for none")
-    batches: Annotated[int, Field(ge=3, strict=True)] = Field(
-        8, description="fresh batches; one fixed batch is probed as well"
-    )
-    repeats: Annotated[int, Field(ge=2, strict=True)] = Field(8, description="gradients of each batch")
-    estimators: Annotated[tuple[EstimatorName, ...], Field(min_length=1)] | None = Field(
-        None, description="others than the run's own, all at the same parameters; None for its own"
-    )
-    by_rung: bool = Field(False, description="tell rungs apart; takes 2 K gradients of memory")
 
 
 class ComputeConfig(Section):
@@ -287,7 +282,9 @@ class ComputeConfig(Section):
 class LearningConfig(Section):
     """How a model learns: chains, gradient, optimiser and how long. Of a run, and of `fit` for a model in memory."""
 
-    seed: Annotated[int, Field(ge=0, strict=True)] = 0
+    seed: Annotated[int, Field(ge=0, strict=True)] = Field(
+        0, description="of weights, batches and every chain"
+    )
     chain_stream: Annotated[int, Field(ge=0, strict=True)] = Field(
         0, description="another number: other chains with the same weights, batches and seed (a placebo)"
     )
@@ -348,10 +345,10 @@ class LearningConfig(Section):
 class RunConfig(LearningConfig):
     """Everything that defines a run."""
 
-    preset: str
+    preset: str = Field(description="what the settings began with")
     data: DataConfig
     model: ModelConfig
-    probe: ProbeConfig = ProbeConfig()
+    measure: MeasureConfig = MeasureConfig()
 
     @model_validator(mode="after")
     def _check(self) -> "RunConfig":
@@ -369,9 +366,9 @@ class RunConfig(LearningConfig):
     def identity(self) -> str:
         """Return the first 12 hex digits of the sha256 of all that changes a trained number.
 
-        `probe` does not: it measures.
+        `measure` does not.
         """
-        values = self.model_dump(mode="json", exclude={"probe"})
+        values = self.model_dump(mode="json", exclude={"measure"})
         canonical = json.dumps(values, sort_keys=True)
         return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 

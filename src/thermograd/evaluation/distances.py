@@ -79,26 +79,23 @@ def distances_of_run(
     settings: EvaluationSettings,
     extractor: FeatureExtractor | None,
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    """Return the distances of samples to both splits, each with its floor, and a line for each that is left out."""
+    """Return the distances of samples to the split, each with its floor, and a line for each that is left out."""
     if extractor is None:
         return [], []
-    told: list[str] = []
-    records: list[dict[str, Any]] = []
-    for split in ("test", "train"):
-        reference = Reference(f"{splits[split].name}:{split}", splits[split].images)
-        found = score_images(
-            _batches(samples.images, settings.batch_size),
-            reference,
-            extractor,
-            seed=settings.seed,
-            variant=settings.variant,
-            epoch=run.checkpoint.state["epoch"] + 1,
-            step=run.checkpoint.step,
-        )
-        found += floor(reference, extractor, seed=settings.seed, variant=settings.variant)
-        records += [{"split": split, **asdict(record)} for record in found]
-        told += _left_out(extractor, reference, len(samples.images), settings.variant)
-    return records, told
+    split = settings.split
+    reference = Reference(f"{splits[split].name}:{split}", splits[split].images)
+    found = score_images(
+        _batches(samples.images, settings.batch_size),
+        reference,
+        extractor,
+        seed=settings.seed,
+        variant=settings.variant,
+        epoch=run.checkpoint.state["epoch"] + 1,
+        step=run.checkpoint.step,
+    )
+    found += floor(reference, extractor, seed=settings.seed, variant=settings.variant)
+    told = _left_out(extractor, reference, len(samples.images), settings.variant)
+    return [asdict(record) for record in found], told
 
 
 def _left_out(

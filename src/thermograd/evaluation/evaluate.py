@@ -37,8 +37,8 @@ def evaluate_run(run: Run, settings: EvaluationSettings | None = None) -> Record
 
     Returns:
         The record. Its values are `quantities` by name ({value, standard_error over images, unit}), `distances`, a
-        list of `DistanceRecord` as dictionaries, floors among them, each with the split that it is to, `prior`,
-        what `prior_of_run` found, and `left_out`, a line for each thing that could not be measured.
+        list of `DistanceRecord` as dictionaries, floors among them, `prior`, what `prior_of_run` found or None, and
+        `left_out`, a line for each thing that could not be measured.
     """
     settings = settings or EvaluationSettings()
     splits = {split: run.data(split) for split in ("train", "test")}
@@ -55,11 +55,13 @@ def evaluate_run(run: Run, settings: EvaluationSettings | None = None) -> Record
     folder = run.folder / "samples"
     save_png(image_grid(samples.images[:64]), folder / f"samples_{run.checkpoint.path.name}.png")
     quantities |= _neighbour_values(run, samples, splits, folder)
-    posterior = {settings.split: latents} if settings.split == "test" else {}
-    prior = prior_of_run(run, posterior, splits, num_samples, settings, extractor)
+    prior: dict[str, Any] | None = None
+    if settings.prior:
+        posterior: dict[str, Tensor] = {"test": latents} if settings.split == "test" else {}
+        prior = prior_of_run(run, posterior, splits, num_samples, settings, extractor)
     distances, too_few = distances_of_run(run, samples, splits, settings, extractor)
     used = {
-        **asdict(settings),
+        **settings.model_dump(exclude={"source", "split", "seed"}),
         "num_images": min(settings.num_images, len(data)),
         "num_samples": num_samples,
         "num_evidence": min(settings.num_evidence, len(data)),
@@ -71,7 +73,7 @@ def evaluate_run(run: Run, settings: EvaluationSettings | None = None) -> Record
         settings.split,
         source=settings.source,
         seed=settings.seed,
-        settings={name: value for name, value in used.items() if name not in ("source", "split", "seed")},
+        settings=used,
         values={
             "quantities": quantities,
             "distances": distances,

@@ -17,13 +17,14 @@ A measurement that is repeated has another line; of lines with one key the last 
 import json
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from thermograd.errors import InputError
-from thermograd.files import read_text
+from thermograd.files import append_line, read_text
 
 if TYPE_CHECKING:
     from thermograd.data import ImageDataset
@@ -85,12 +86,8 @@ def record_of(
 
 def add_record(folder: Path, record: Record) -> None:
     """Add a line to a run folder's `measurements.jsonl`; writers wait for each other."""
-    line = json.dumps(asdict(record), allow_nan=False) + "\n"
-    with (folder / FILE).open("a+b") as file:
-        _lock(file)
-        if file.tell() and not _ends_whole(file):
-            line = "\n" + line  # a crash cut the last line short; it stays, and is told when read
-        file.write(line.encode())
+    with _waiting(folder / FILE):
+        append_line(folder / FILE, json.dumps(asdict(record), allow_nan=False))
 
 
 def read_records(folder: Path, kind: Kind | None = None, source: Source | None = None) -> list[Record]:
@@ -141,6 +138,15 @@ def _is_record(values: Any) -> bool:
     )
 
 
+def measured_steps(folder: Path) -> set[int]:
+    """Return the steps at which a run's own clock has measured all: both kinds on both splits."""
+    found: dict[int, set[tuple[str, str]]] = {}
+    for record in read_records(folder, source="clock"):
+        found.setdefault(record.step, set()).add((record.kind, record.split))
+    whole = {(kind, split) for kind in ("variance", "evaluation") for split in ("train", "test")}
+    return {step for step, kinds in found.items() if whole <= kinds}
+
+
 def plain(value: Any) -> Any:
     """Return a value as JSON holds it: None for numbers that are not finite, paths as text."""
     if isinstance(value, Mapping):
@@ -152,16 +158,14 @@ def plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def _ends_whole(file: Any) -> bool:
-    file.seek(-1, 2)
-    return bool(file.read(1) == b"\n")
+@contextmanager
+def _waiting(file: Path) -> Iterator[None]:
+    """Wait until no other process writes to a file. File systems without locks are not held."""
+    with file.open("ab") as held:
+        try:
+            import fcntl
 
-
-def _lock(file: Any) -> None:
-    """Wait until no other process writes; the lock ends with the file. File systems without locks are not held."""
-    try:
-        import fcntl
-
-        fcntl.flock(file, fcntl.LOCK_EX)
-    except (ImportError, OSError):
-        return
+            fcntl.flock(held, fcntl.LOCK_EX)
+        except (ImportError, OSError):
+            pass
+        yield

@@ -5,21 +5,20 @@ Each measurement is a record of the run folder, with everything that its numbers
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict
 from typing import Any
 
 import torch
 
 from thermograd.config import names
 from thermograd.config.schema import RunConfig, evaluations_per_image
-from thermograd.errors import InputError
-from thermograd.evaluation.records import Record, Source, add_record, record_of
-from thermograd.gradients.reference import Reference, ReferenceSettings, reference_gradient, reference_record
+from thermograd.evaluation.records import Record, add_record, record_of
+from thermograd.evaluation.settings import VarianceSettings
+from thermograd.gradients.reference import Reference, reference_gradient, reference_record
 from thermograd.runs.run import Run
 from thermograd.streams import stream
 from thermograd.training.builder import batch_images
 from thermograd.training.probe import (
-    Changes,
     describe,
     estimator_config,
     make_samplers,
@@ -27,33 +26,6 @@ from thermograd.training.probe import (
     random_batches,
 )
 from thermograd.training.trainer import Trainer
-
-
-@dataclass(frozen=True)
-class VarianceSettings:
-    """What to measure.
-
-    Attributes:
-        estimators: names of estimators.
-        num_batches: of independent batches, 3 at least.
-        num_repeats: gradients of each batch, 2 at least.
-        changes: how estimators are sampled where it differs from the run.
-        equal_cost: give cheaper estimators as many more chains as the evaluations of the dearest one pay for.
-        reference: chains of the reference gradient, or None for no reference.
-        split: "train" or "test".
-        seed: of batches and chains.
-        source: "command", or "clock", whose records are the run's own and no command replaces them.
-    """
-
-    estimators: tuple[str, ...] = tuple(names.ESTIMATORS.current)
-    num_batches: int = 8
-    num_repeats: int = 8
-    changes: Changes = field(default_factory=lambda: Changes(batch_size=16))
-    equal_cost: bool = False
-    reference: ReferenceSettings | None = field(default_factory=ReferenceSettings)
-    split: str = "train"
-    seed: int = 0
-    source: Source = "command"
 
 
 def variance_of_run(
@@ -77,7 +49,8 @@ def variance_of_run(
         InputError: an unknown estimator, settings out of range, or a start without stored chains.
     """
     settings = settings or VarianceSettings()
-    _check(settings)
+    for estimator in settings.estimators:
+        names.ESTIMATORS.check(estimator, "estimator")
     data, own = run.data(settings.split), run.trainer()
     configs = _configs(run.config, settings)
     size = next(iter(configs.values())).training.batch_size
@@ -103,7 +76,7 @@ def variance_of_run(
         "variance",
         data,
         settings.split,
-        source=settings.source,
+        source="command",
         seed=settings.seed,
         settings={
             "num_batches": settings.num_batches,
@@ -111,7 +84,7 @@ def variance_of_run(
             "batch_size": size,
             "equal_cost": settings.equal_cost,
             "reference": settings.reference and asdict(settings.reference),
-            "estimators": {name: _sampling(configs[name]) for name in settings.estimators},
+            "estimators": {name: sampling(configs[name]) for name in settings.estimators},
         },
         values={
             "reference": None
@@ -126,27 +99,15 @@ def variance_of_run(
     return record
 
 
-def _check(settings: VarianceSettings) -> None:
-    for name, value, least in (
-        ("batches", settings.num_batches, 3),
-        ("repeats", settings.num_repeats, 2),
-        ("estimator", len(settings.estimators), 1),
-    ):
-        if value < least:
-            raise InputError(f"`{name}` must be at least {least}, got {value}.")
-    for estimator in settings.estimators:
-        names.ESTIMATORS.check(estimator, "estimator")
-    if settings.split not in ("train", "test"):
-        raise InputError(f"`split` must be train or test, got {settings.split!r}.")
-
-
 def _configs(config: RunConfig, settings: VarianceSettings) -> dict[str, RunConfig]:
     """Return the config of each estimator; chains of all start in the same way."""
     changes = settings.changes
-    configs = {name: estimator_config(config, name, changes) for name in settings.estimators}
+    configs: dict[str, RunConfig] = {
+        name: estimator_config(config, name, changes) for name in settings.estimators
+    }
     starts = {each.posterior_chains.start for each in configs.values()}
     if changes.start is None and ("persistent" in starts) and (len(starts) > 1 or settings.split != "train"):
-        changes = replace(changes, start="base")
+        changes = changes.model_copy(update={"start": "base"})
         configs = {name: estimator_config(config, name, changes) for name in settings.estimators}
     if not settings.equal_cost:
         return configs
@@ -155,11 +116,12 @@ def _configs(config: RunConfig, settings: VarianceSettings) -> dict[str, RunConf
         chains = each.gradient.num_chains
         paid = budget // (evaluations_per_image(each) // chains)
         if paid > chains:
-            configs[name] = estimator_config(config, name, replace(changes, num_chains=paid))
+            configs[name] = estimator_config(config, name, changes.model_copy(update={"num_chains": paid}))
     return configs
 
 
-def _sampling(config: RunConfig) -> dict[str, Any]:
+def sampling(config: RunConfig) -> dict[str, Any]:
+    """Return how an estimator was sampled, starts of its chains among it, for a record."""
     gradient, chains, prior = config.gradient, config.posterior_chains, config.prior_chains
     return {
         "prior_rule": gradient.prior_rule,
@@ -265,35 +227,3 @@ def rows_of(record: Record) -> list[dict[str, Any]]:
                     }
                 )
     return rows
-
-
-START_STEPS = 20
-"""Steps of chains that persist in training, where there are none to go on from; the published number."""
-
-
-def own_settings(
-    run: Run, split: str, *, num_batches: int, num_repeats: int = 4, seed: int = 0, source: Source = "command"
-) -> VarianceSettings:
-    """Return settings that measure the run's own estimator on small fresh batches of a split.
-
-    The noise that a `noise_multiplier` adds is left out. Images of the test split have no stored chains: where those of
-    training are persistent, these begin at the base distribution and take `START_STEPS` at least.
-
-    Raises:
-        InputError: fewer than 3 batches.
-    """
-    chains = run.config.posterior_chains
-    from_nowhere = chains.start == "persistent" and split == "test"
-    return VarianceSettings(
-        estimators=(run.config.gradient.estimator,),
-        num_batches=num_batches,
-        num_repeats=num_repeats,
-        changes=Changes(
-            batch_size=min(16, len(run.data(split))),
-            num_steps=max(chains.num_steps, START_STEPS) if from_nowhere else None,
-        ),
-        reference=None,
-        split=split,
-        seed=seed,
-        source=source,
-    )

@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
-from thermograd.errors import Caution, InputError
+from thermograd.config.measure import ReferenceSettings
+from thermograd.errors import Caution
 from thermograd.gradients.backward import learning_gradient
 from thermograd.gradients.moments import Spread
 from thermograd.gradients.rules import ESTIMATORS, PRIOR_RULES, compute_weights
@@ -47,43 +48,6 @@ class Reference:
     r_hat: Tensor
     num_evaluations: float
     warnings: tuple[Caution, ...]
-
-
-@dataclass(frozen=True)
-class ReferenceSettings:
-    """Chains of the reference gradient.
-
-    Attributes:
-        num_rungs: K, on the schedule (k/N)^power.
-        power: of the schedule.
-        num_chains: independent ladders of an image, from whose spread the error comes.
-        num_burn_in: steps in which step sizes adapt and chains forget their start.
-        num_steps: steps after them.
-        every: steps between the draws that are averaged.
-        step_size: where MALA's step sizes begin; each rung of an image adapts its own.
-        precondition: let each rung of an image learn a covariance of its proposals while burning in.
-    """
-
-    num_rungs: int = 12
-    power: float = 5.0
-    num_chains: int = 4
-    num_burn_in: int = 100
-    num_steps: int = 200
-    every: int = 10
-    step_size: float = 0.1
-    precondition: bool = True
-
-    def __post_init__(self) -> None:
-        for name, least in (("num_rungs", 2), ("num_chains", 2), ("num_burn_in", 0), ("every", 1)):
-            if getattr(self, name) < least:
-                raise InputError(f"`{name}` must be at least {least}, got {getattr(self, name)}.")
-        if self.num_steps < (least := max(4, 2 * self.every)):
-            raise InputError(f"`num_steps` must be at least {least}, two draws apart, got {self.num_steps}.")
-
-    @property
-    def num_evaluations(self) -> int:
-        """Return the generator evaluations of each image, near enough to plan with."""
-        return self.num_chains * self.num_rungs * (self.num_burn_in + self.num_steps + 2)
 
 
 def reference_gradient(

@@ -302,8 +302,8 @@ def _settings(folder: "StudyFolder") -> Iterator[tuple[str, str]]:
         yield name, _text(value)
     yield "seeds", ", ".join(map(str, study["seeds"]))
     yield "held equal", study["equal"]
-    for name, value in study["evaluation"].items():
-        yield f"evaluation.{name}", _text(value)
+    for name, value in study["measure"].items():
+        yield f"measure.{name}", _text(value)
     run = folder.runs[0]
     yield "training images", f"{run.num_images:,}"
     from thermograd.runs.folder import read_environment

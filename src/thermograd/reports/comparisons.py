@@ -155,7 +155,7 @@ def evidence_by_arm(data: StudyData, looks: dict[str, Look]) -> Plot | Missing:
     values = final_values(data.table, "log_evidence")
     arms = [arm for arm in looks if arm in values]
     if not arms:
-        return Missing(title, "no run has estimated log p(x) at its end (evaluation.num_evidence).")
+        return Missing(title, "no run has estimated log p(x) at its end (measure.num_evidence).")
 
     def draw(narrow: bool) -> "Figure":
         figure, (ax,) = panels(1, narrow, height=0.8 + 0.3 * len(arms))

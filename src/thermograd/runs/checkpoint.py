@@ -10,7 +10,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,8 +52,9 @@ def save_checkpoint(
     state: Mapping[str, Any],
     num_kept: int,
     metrics: Extent | None = None,
+    kept: Collection[int] = (),
 ) -> Path:
-    """Write a checkpoint, point `last` at it and remove the oldest beyond `num_kept`."""
+    """Write a checkpoint, point `last` at it, remove the oldest beyond `num_kept`, but no step of `kept`."""
     make_folder(folder)
     final = folder / f"step_{step:08d}"
     aside = folder / f".writing_{final.name}"
@@ -82,17 +83,17 @@ def save_checkpoint(
     sync(folder)  # before `last` points there, and before older ones go
     point_last(folder, final.name)
     for newer in list_checkpoints(folder):
-        if (
-            newer > final
-        ):  # it was damaged, or training had gone on from it; it must not push out the whole ones
+        if newer > final:
+            # It was damaged, or training had gone on from it; it must not push out the whole ones.
             _remove(newer)
-    remove_oldest(final, num_kept)
+    remove_oldest(final, num_kept, kept)
     return final
 
 
-def remove_oldest(newest: Path, num_kept: int) -> None:
-    """Remove the oldest checkpoints, so that with `newest` as the last no more than `num_kept` stay."""
-    older = [path for path in list_checkpoints(newest.parent) if path <= newest]
+def remove_oldest(newest: Path, num_kept: int, kept: Collection[int] = ()) -> None:
+    """Remove the oldest checkpoints up to `newest`, so that no more than `num_kept` stay beside the steps of `kept`."""
+    names = {f"step_{step:08d}" for step in kept}
+    older = [path for path in list_checkpoints(newest.parent) if path <= newest and path.name not in names]
     for old in older[: max(0, len(older) - num_kept)]:
         _remove(old)
 

@@ -109,6 +109,7 @@ def write_model_card(folder: Path, config: RunConfig, metrics: list[dict[str, An
 RUN_ENTRIES = (
     "checkpoints",
     "samples",
+    "gradients",
     "metrics.jsonl",
     "measurements.jsonl",
     "curves.png",
@@ -144,11 +145,13 @@ def claim_folder(folder: Path, config: RunConfig, requested: Mapping[str, Any], 
         _remove_run(folder)
     if (folder / "config.yaml").exists():
         held = read_config(folder)
-        if held != config:
+        if held.identity != config.identity:
             raise InputError(
                 f"`out` {folder} holds the run of another config ({held.identity}, not {config.identity}): "
                 f"{'; '.join(_differences(held, config))}. Choose another folder, or --overwrite."
             )
+        if held != config:  # what changes no trained number may change
+            write_atomically(folder / "config.yaml", config.to_yaml())
         return
     # A run that was killed before its config was written has left no more than these.
     begun = {folder / name for name in ("requested.yaml", "environment.json", LOCK)} | set(

@@ -1,5 +1,6 @@
 """Opening a run for training: what a crash, a power cut or a damaged disk left is repaired here, and nowhere else."""
 
+from collections.abc import Collection
 from pathlib import Path
 
 from thermograd.errors import InputError
@@ -16,13 +17,15 @@ from thermograd.runs.folder import read_status
 from thermograd.runs.metrics import cut_after, mark_gap, reaches
 
 
-def open_run(folder: Path, num_checkpoints: int) -> tuple[Checkpoint | None, list[str]]:
+def open_run(
+    folder: Path, num_checkpoints: int, kept: Collection[int] = ()
+) -> tuple[Checkpoint | None, list[str]]:
     """Repair a run folder and return what the run goes on from; only for a process that holds the folder.
 
     Leftovers of interrupted writing are removed. The run goes on from the newest checkpoint that is whole and whose
     metrics are; `last` points there, and later lines of metrics.jsonl are cut off, since their steps are done again.
     Where no whole checkpoint has its metrics, the newest is taken and the gap is marked in metrics.jsonl. Checkpoints
-    older than the last `num_checkpoints` are removed, as saving the last of them would have done.
+    older than the last `num_checkpoints` are removed, but no step of `kept`, as saving would have done.
 
     Returns:
         The checkpoint, None where the run begins anew; and a sentence for everything that was found and done.
@@ -72,7 +75,7 @@ def open_run(folder: Path, num_checkpoints: int) -> tuple[Checkpoint | None, lis
         )
     if point_last(checkpoints, checkpoint.path.name):
         messages.append(f"{checkpoints / 'last'} now points at {checkpoint.path.name}.")
-    remove_oldest(checkpoint.path, num_checkpoints)
+    remove_oldest(checkpoint.path, num_checkpoints, kept)
     return checkpoint, messages
 
 

@@ -4,8 +4,9 @@ Starting the same config again goes on where it stopped; what a run folder holds
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from thermograd.data import ImageDataset, batch_order
 from thermograd.errors import InputError, RunError, failure, is_out_of_memory
 from thermograd.files import hold
 from thermograd.machine import resolve_device
-from thermograd.runs.checkpoint import load_last, save_checkpoint
+from thermograd.runs.checkpoint import list_checkpoints, load_last, save_checkpoint
 from thermograd.runs.folder import (
     claim_folder,
     read_environment,
@@ -30,12 +31,13 @@ from thermograd.runs.pictures import image_grid, pairs_grid, save_curves, save_p
 from thermograd.runs.run import check_same, restore, use_threads
 from thermograd.training.builder import batch_images, build_model, load_data
 from thermograd.training.memory import check_memory
-from thermograd.training.probe import Probe
 from thermograd.training.samples import sample_images, sample_posterior
 from thermograd.training.trainer import Trainer
 
 OnStep = Callable[[int, int, dict[str, Any]], None]
 """Called after each step with the steps done, the steps in all and the record."""
+OnBreak = Callable[[Path], None]
+"""Called with the checkpoint of each step at which the run is to be measured."""
 
 
 def train_run(
@@ -45,6 +47,8 @@ def train_run(
     requested: Mapping[str, Any] | None = None,
     overwrite: bool = False,
     on_step: OnStep | None = None,
+    on_break: OnBreak | None = None,
+    measured: Collection[int] = (),
     on_message: Callable[[str], None] = lambda message: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> str:
@@ -56,6 +60,9 @@ def train_run(
         requested: what was asked for on top of the preset, kept beside the resolved config.
         overwrite: remove the run that the folder holds, once config and data are known to be good.
         on_step: called after each step.
+        on_break: called at each step of `config.measure`, once its checkpoint is saved, and before training goes on
+            with each such checkpoint that is there already. If it fails, a warning says so and training goes on.
+        measured: steps whose checkpoints are kept beside those of `config.measure`.
         on_message: called with a sentence for the user.
         should_stop: asked after each step; True saves a checkpoint and stops.
 
@@ -69,6 +76,9 @@ def train_run(
     data = load_data(config)
     # Refuses a batch of too many images.
     order = batch_order(len(data), config.training.batch_size, config.seed, 0)
+    config.measure.check_clock(config.training.num_epochs, len(order))
+    breaks = set(config.measure.steps(config.training.num_epochs, len(order)))
+    kept = breaks | set(measured) if config.measure.keep == "measured" else set()
     with hold(folder, "train", "out"):
         use_threads(config, None if overwrite else folder)
         warning = check_memory(config, len(data), resolve_device(config.compute.device))
@@ -76,7 +86,7 @@ def train_run(
             on_message(warning)
         trainer = Trainer(config, build_model(config), len(data))
         claim_folder(folder, config, requested or {}, overwrite)
-        checkpoint, messages = open_run(folder, config.training.num_checkpoints)
+        checkpoint, messages = open_run(folder, config.training.num_checkpoints, kept)
         on_message(
             f"{config.gradient.estimator}, {len(data)} images of {data.name}; {_kind_of_machine(trainer.device)}, "
             f"chains in {trainer.precision}."
@@ -92,6 +102,7 @@ def train_run(
             for note in data.notes:
                 on_message(note)
         loop = _Loop(config, folder, data, trainer, len(order), on_step, on_message)
+        loop.breaks, loop.kept, loop.on_break = breaks, kept, on_break
         loop.step = 0 if checkpoint is None else checkpoint.step
         return _run_to_an_end(loop, should_stop)
 
@@ -151,12 +162,15 @@ class _Loop:
         self.steps_per_epoch, self.on_step = steps_per_epoch, on_step
         self.num_steps = steps_per_epoch * config.training.num_epochs
         self.step = 0
-        self.probe = None if config.probe.every is None else Probe(config, trainer, data)
+        self.breaks: Collection[int] = ()
+        self.kept: Collection[int] = ()
+        self.on_break: OnBreak | None = None
 
     def run(self, should_stop: Callable[[], bool]) -> bool:
         """Run to the end, or until asked to stop; return whether the end was reached."""
         settings = self.config.training
         every = settings.checkpoint_every or self.steps_per_epoch
+        self._make_up()
         with closing(MetricsFile(self.folder / "metrics.jsonl")) as metrics:
             for epoch, index in self._batches():
                 begun = time.perf_counter()
@@ -170,26 +184,46 @@ class _Loop:
                 if end_of_epoch:
                     for caution in record["warnings"]:
                         self.on_message(f"warning: step {self.step}: {caution['text']}")
-                if self.probe is not None and self.step % (self.config.probe.every or 1) == 0:
-                    metrics.append(self._probe(self.probe, epoch))
                 if self.on_step is not None:
                     self.on_step(self.step, self.num_steps, record)
-                finished = self.step == self.num_steps
-                if end_of_epoch and ((epoch + 1) % settings.pictures_every == 0 or finished):
-                    self._try_pictures(epoch + 1)
+                finished, at_break = self.step == self.num_steps, self.step in self.breaks
                 stopping = should_stop() and not finished
-                if self.step % every == 0 or finished or stopping:
-                    self._save(epoch, metrics.save())
+                # The checkpoint first: what comes after it may fail, and costs nothing.
+                if self.step % every == 0 or finished or stopping or at_break:
+                    saved = self._save(epoch, metrics.save())
+                self._draw_if_due()
                 if stopping:
                     return False
+                if at_break:
+                    self._measure(saved)
         write_model_card(self.folder, self.config, read_metrics(self.folder))
         return True
 
-    def _probe(self, probe: Probe, epoch: int) -> dict[str, Any]:
-        begun = time.perf_counter()
-        record = probe.measure(self.step)
-        record["seconds"] = time.perf_counter() - begun
-        return {"kind": "probe", "step": self.step, "epoch": epoch, **record}
+    def _make_up(self) -> None:
+        """Draw and measure what a process that died, or a failure, left out after the checkpoint was saved."""
+        self._draw_if_due()
+        for path in list_checkpoints(self.folder / "checkpoints"):
+            if int(path.name.removeprefix("step_")) in self.breaks:
+                self._measure(path)
+
+    def _draw_if_due(self) -> None:
+        """Draw the pictures at the end of an epoch that is to have some."""
+        epoch, rest = divmod(self.step, self.steps_per_epoch)
+        due = epoch % self.config.training.pictures_every == 0 or self.step == self.num_steps
+        if self.step and not rest and due:
+            self._try(f"pictures of epoch {epoch}", partial(self._draw_pictures, epoch))
+
+    def _measure(self, checkpoint: Path) -> None:
+        if self.on_break is not None:
+            again = f" `thermograd measure {self.folder}` tries again."
+            self._try(f"measurement of {checkpoint.name}", partial(self.on_break, checkpoint), again)
+
+    def _try(self, what: str, work: Callable[[], None], hint: str = "") -> None:
+        """Do what training can go on without; a failure is told."""
+        try:
+            work()
+        except Exception as error:
+            self.on_message(f"warning: {what} failed: {failure(error)}. Training goes on.{hint}")
 
     def _batches(self) -> Iterator[tuple[int, Any]]:
         """Yield (epoch, image indices) from the current step on; batches are a function of (seed, epoch)."""
@@ -199,7 +233,7 @@ class _Loop:
             yield from ((epoch, index) for index in order[first_batch:])
             first_batch = 0
 
-    def _save(self, epoch: int, metrics: Extent) -> None:
+    def _save(self, epoch: int, metrics: Extent) -> Path:
         trainer = self.trainer
         parts = {"model": trainer.model.state_dict(), "training_state": trainer.tensors()}
         if trainer.average is not None:
@@ -211,15 +245,10 @@ class _Loop:
             "data": self.data.fingerprint,
         }
         folder = self.folder / "checkpoints"
-        save_checkpoint(folder, self.step, parts, state, self.config.training.num_checkpoints, metrics)
+        num_kept = self.config.training.num_checkpoints
+        path = save_checkpoint(folder, self.step, parts, state, num_kept, metrics, self.kept)
         write_status(self.folder, "running", self.step, self.num_steps)
-
-    def _try_pictures(self, epoch: int) -> None:
-        """Draw the pictures; one that cannot be drawn or written does not stop the run."""
-        try:
-            self._draw_pictures(epoch)
-        except Exception as error:
-            self.on_message(f"warning: the pictures of epoch {epoch} could not be drawn: {failure(error)}.")
+        return path
 
     def _draw_pictures(self, epoch: int) -> None:
         """Draw samples and reconstructions, always from the same streams, so that grids can be compared."""

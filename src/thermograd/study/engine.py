@@ -174,7 +174,7 @@ def perform(path: str, identity: str, num_gpus: int, without_progress: float) ->
     attempts, run_folder = folder.attempts_folder(identity), folder.run_folder(identity)
     while True:
         try:
-            if is_done(run_folder, folder.study.evaluation):
+            if is_done(run_folder):
                 return "done", ""
         except InputError as error:
             return "failed", str(error)

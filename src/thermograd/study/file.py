@@ -19,7 +19,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from thermograd.config.fields import ExtractorName, Named, Number, PositiveFloat, PositiveInt, Section
+from thermograd.config.fields import Named, Number, PositiveFloat, PositiveInt, Section
+from thermograd.config.measure import MeasureConfig
 from thermograd.config.names import Facts, Table, preset_names
 from thermograd.config.resolve import validate
 from thermograd.config.schema import RunConfig
@@ -80,34 +81,6 @@ def check_name(name: str) -> str:
 
 
 Name = Annotated[str, AfterValidator(check_name)]
-
-
-class EvaluationConfig(Section):
-    """What is measured on the way and at the end of each run.
-
-    On the way, the training set and the quick distances; at the end, the test set and the full ones.
-    """
-
-    every: PositiveInt | None = Field(None, description="epochs between measurements; None for the end alone")
-    extractor: ExtractorName = "auto"
-    weights: Path | None = Field(
-        None, description="file with the weights of the true Inception or EfficientNet"
-    )
-    num_images: PositiveInt = Field(1000, description="for reconstruction and energies")
-    num_samples: PositiveInt | None = Field(
-        None, description="drawn at the end; None for as many as the test split"
-    )
-    num_samples_on_the_way: PositiveInt = 1000
-    num_evidence: Annotated[int, Field(ge=0, strict=True)] = Field(
-        50, description="test images whose log p(x) is estimated at the end"
-    )
-    variant: Literal["full", "quick"] = Field("full", description="of the distances at the end")
-
-    @field_validator("weights")
-    @classmethod
-    def _make_absolute(cls, value: Path | None) -> Path | None:
-        """Return the whole path, since workers may stand in other folders."""
-        return None if value is None else value.expanduser().resolve()
 
 
 class ContrastConfig(Section):
@@ -188,7 +161,7 @@ class StudyFile(Section):
         default_factory=dict, description="setting -> values; every arm is run in every cell"
     )
     equal: Literal["epochs", "evaluations"] = "epochs"
-    evaluation: EvaluationConfig = EvaluationConfig()
+    measure: MeasureConfig = MeasureConfig()
     contrasts: tuple[ContrastConfig, ...] = ()
 
     @field_validator("preset")
@@ -237,17 +210,17 @@ class StudyFile(Section):
         if contrast.a == contrast.b:
             raise ValueError(f"`{place}` must compare two arms, got {contrast.a!r} twice")
         if contrast.metric.startswith("distance:"):
-            if self.evaluation.extractor == "none":
+            if self.measure.extractor == "none":
                 raise ValueError(
-                    f"`{place}.metric` {contrast.metric!r} needs evaluation.extractor other than none"
+                    f"`{place}.metric` {contrast.metric!r} needs measure.extractor other than none"
                 )
         elif contrast.metric not in VALUES:
             known = [*VALUES, "distance:kd-NETWORK", "distance:fd-NETWORK"]
             raise ValueError(
                 f"`{place}.metric` {contrast.metric!r} is not known{nearest(contrast.metric, known)}"
             )
-        if contrast.metric == "log_evidence" and not self.evaluation.num_evidence:
-            raise ValueError(f"`{place}.metric` 'log_evidence' needs evaluation.num_evidence above 0, got 0")
+        if contrast.metric == "log_evidence" and not self.measure.num_evidence:
+            raise ValueError(f"`{place}.metric` 'log_evidence' needs measure.num_evidence above 0, got 0")
 
 
 def read_study_file(file: Path) -> StudyFile:

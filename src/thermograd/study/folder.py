@@ -18,14 +18,14 @@ import yaml
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
 from thermograd.errors import InputError, failure
-from thermograd.evaluation.records import read_records
+from thermograd.evaluation.records import measured_steps
 from thermograd.files import begun_writing, read_json, write_atomically
 from thermograd.study.attempts import Attempt, read_attempts
-from thermograd.study.file import EvaluationConfig, StudyFile, check_name, parse_study
+from thermograd.study.file import StudyFile, check_name, parse_study
 from thermograd.study.plan import PlannedRun, check_metrics, check_weights, plan_runs
 
-FROZEN = ("name", "preset", "overrides", "equal", "evaluation", "contrasts")
-"""What a study can not change once it has begun: contrasts are only worth something if they were named before."""
+FROZEN = ("name", "preset", "overrides", "equal", "contrasts")
+"""What a study cannot change once it has begun: contrasts are only worth something if they were named before."""
 
 
 @dataclass(frozen=True)
@@ -88,13 +88,19 @@ def make_study(file: StudyFile, path: Path) -> StudyFolder:
     """
     if (path / "study.json").is_file():
         held = open_study(path)
-        if held.study != file:
-            changed = ", ".join(_changes(held.study, file))
+        changed = [name for name in _changes(held.study, file) if name != "measure"]
+        if changed:
             raise InputError(
-                f"`out` {path} holds another version of study {held.study.name!r} (changed: {changed}); "
+                f"`out` {path} holds another version of study {held.study.name!r} (changed: {', '.join(changed)}); "
                 f"extend it with `study add`, or choose another --out."
             )
-        return held
+        if held.study == file:
+            return held
+        # What is measured changes no trained number: runs that are not done yet are measured in the new way.
+        check_metrics(file, plan_runs(file))
+        versions = read_json(path / "study.json", "study")["versions"]
+        _write(path, file, [_plain(run) for run in held.runs], versions)
+        return open_study(path)
     if path.exists() and (not path.is_dir() or set(path.iterdir()) - _begun(path)):
         raise InputError(f"`out` {path} is not empty and holds no study.")
     planned = plan_runs(file)
@@ -113,7 +119,7 @@ def extend_study(file: StudyFile, path: Path) -> tuple[StudyFolder, int]:
     held = open_study(path)
     for name in FROZEN:
         if getattr(held.study, name) != getattr(file, name):
-            raise InputError(f"`{name}` can not change once a study has begun; start another study.")
+            raise InputError(f"`{name}` cannot change once a study has begun; start another study.")
     planned = plan_runs(file)
     check_metrics(file, planned)
     known = {run.identity: run for run in held.runs}
@@ -196,26 +202,18 @@ def _changes(old: StudyFile, new: StudyFile) -> list[str]:
 # --- the state of each run ---
 
 
-def is_done(folder: Path, evaluation: EvaluationConfig) -> bool:
+def is_done(folder: Path) -> bool:
     """Return whether a run is trained to its end and was measured there, as its own folder says."""
     status = read_status(folder)
-    if status.get("state") != "done":
-        return False
-    return has_record(folder, "test", status.get("num_steps", 0))
+    return status.get("state") == "done" and status.get("num_steps", 0) in measured_steps(folder)
 
 
 def needs_work(folder: StudyFolder, run: StudyRun) -> bool:
     """Return whether a run is not done; one whose files are damaged is not."""
     try:
-        return not is_done(folder.run_folder(run.identity), folder.study.evaluation)
+        return not is_done(folder.run_folder(run.identity))
     except InputError:
         return True
-
-
-def has_record(folder: Path, split: str, step: int) -> bool:
-    """Return whether a run's own clock has evaluated a checkpoint on a split."""
-    found = read_records(folder, "evaluation", "clock")
-    return any(record.split == split and record.step == step for record in found)
 
 
 def read_status(folder: Path) -> dict[str, Any]:
@@ -277,7 +275,7 @@ STATES = ("waiting", "running", "interrupted", "failed", "damaged", "done")
 
 
 def _state(folder: StudyFolder, run: StudyRun, last: Attempt | None) -> str:
-    if is_done(folder.run_folder(run.identity), folder.study.evaluation):
+    if is_done(folder.run_folder(run.identity)):
         return "done"
     if last is None:
         return "waiting"

@@ -81,6 +81,10 @@ def plan_runs(study: StudyFile) -> list[PlannedRun]:
     ]
     first: dict[str, str] = {}
     for run in runs:
+        try:
+            study.measure.check_clock(run.config.training.num_epochs, run.steps_per_epoch)
+        except InputError as error:
+            raise InputError(f"`arms.{run.arm}`: {error}") from None
         other = first.setdefault(run.config.identity, run.arm)
         if other != run.arm:
             raise InputError(f"`arms` {other!r} and {run.arm!r} are the same run; remove one.")
@@ -93,7 +97,12 @@ Resolved = tuple[RunConfig, dict[str, Any]]
 def _resolve(study: StudyFile, arm: str, overrides: Mapping[str, Any], seed: int) -> Resolved:
     if "seed" in overrides:
         raise InputError(f"`arms.{arm}` must not set `seed`: seeds are paired across arms by `seeds`.")
+    if any(name.split(".")[0] == "measure" for name in overrides):
+        raise InputError(
+            f"`arms.{arm}` must not set `measure`: all runs are measured alike, by the study's own."
+        )
     try:
+        overrides = {**overrides, "measure": study.measure.model_dump(mode="json")}
         config, requested = resolve(study.preset, overrides={**overrides, "seed": seed})
         if config.data.path is not None and not config.data.path.is_absolute():
             # Workers may stand in other folders.
@@ -186,10 +195,10 @@ def check_metrics(study: StudyFile, runs: list[PlannedRun]) -> None:
     by_key = {_data_key(run.config): run.config for run in runs}
     for config in by_key.values():
         data: ImageDataset = load_data(config, "test")
-        network = choose_extractor(study.evaluation.extractor, data.labels is not None)
+        network = choose_extractor(study.measure.extractor, data.labels is not None)
         if network.needs_labels and data.labels is None:
-            raise InputError(f"`evaluation.extractor` {network.name} needs labels, and {data.name} has none.")
-        measured = network.distances + (network.full_distances if study.evaluation.variant == "full" else ())
+            raise InputError(f"`measure.extractor` {network.name} needs labels, and {data.name} has none.")
+        measured = network.distances + (network.full_distances if study.measure.variant == "full" else ())
         known |= {f"distance:{name.format(data=data.name)}" for name in measured}
     for contrast in study.contrasts:
         if contrast.metric.startswith("distance:") and contrast.metric not in known:
@@ -207,8 +216,8 @@ def check_weights(study: StudyFile) -> None:
     """
     from thermograd.evaluation.distances import make_extractor
 
-    if EXTRACTORS[study.evaluation.extractor].needs_weights:
-        make_extractor(study.evaluation.extractor, "", {}, study.evaluation.weights)
+    if EXTRACTORS[study.measure.extractor].needs_weights:
+        make_extractor(study.measure.extractor, "", {}, study.measure.weights)
 
 
 def time_steps(runs: list[PlannedRun]) -> dict[str, float]:

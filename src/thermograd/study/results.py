@@ -248,8 +248,6 @@ def _values(record: Record) -> dict[str, Any]:
     for name, value in record.values["quantities"].items():
         values |= {name: value["value"], f"error:{name}": value["standard_error"]}
     for distance in record.values["distances"]:
-        if distance["split"] != record.split:
-            continue
         name = distance["name"]
         if distance["is_floor"]:
             values[f"floor:{name}"] = distance["value"]

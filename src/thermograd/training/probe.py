@@ -1,4 +1,4 @@
-"""Probing the learning gradient of a run at frozen parameters: by any estimator, and every so many steps of training.
+"""Probing the learning gradient of a run at frozen parameters, by any estimator.
 
 A probe reads the model and the `Chains` of a run and changes none of them. Its random streams are its own, so training
 with and without it is the same, on a CPU to the byte. Its chains evaluate the model in float32, whatever training does.
@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from thermograd.config import names
+from thermograd.config.measure import Changes
 from thermograd.config.resolve import validate
 from thermograd.config.schema import LearningConfig, RunConfig, fewest_chains
-from thermograd.data import ImageDataset, batch_order
+from thermograd.data import batch_order
 from thermograd.errors import InputError, RunError
 from thermograd.gradients.reference import Reference
 from thermograd.gradients.rules import ESTIMATORS, PRIOR_RULES, Weights, compute_noisy_weights
@@ -25,44 +26,12 @@ from thermograd.ladders.ladder import Ladder, LadderSampler
 from thermograd.models.latent_model import LatentModel
 from thermograd.samplers.named import make_kernel
 from thermograd.streams import stream, stream_seed
-from thermograd.training.builder import batch_images
 from thermograd.training.chains import Chains
-from thermograd.training.convergence import follow_prior
-from thermograd.training.trainer import Trainer
 
 Learning = TypeVar("Learning", bound=LearningConfig)
 
-PRIOR_CHAINS, PRIOR_STEPS = 200, (40, 200)
-"""Chains and steps with which a probe looks at the prior."""
-
 NUM_PILOT_STEPS = 60
 """Steps in which MALA finds step sizes for a ladder that the run does not have."""
-
-
-@dataclass(frozen=True)
-class Changes:
-    """How an estimator is to be sampled where it differs from the run; None keeps the run's setting.
-
-    Attributes:
-        prior_rule: of the prior's gradient.
-        num_chains: M; None for the run's, or as few as the estimator needs.
-        num_rungs: K of the estimators that need a ladder; None for the run's, or 11 where it has none.
-        power: p of the schedule (k/N)^p.
-        num_steps: steps of the posterior chains.
-        kernel: of the posterior chains.
-        start: where posterior chains begin; None for the run's, or "base" where the run's chains are persistent and
-            of another number of rungs or chains.
-        batch_size: images a batch.
-    """
-
-    prior_rule: str | None = None
-    num_chains: int | None = None
-    num_rungs: int | None = None
-    power: float | None = None
-    num_steps: int | None = None
-    kernel: str | None = None
-    start: str | None = None
-    batch_size: int | None = None
 
 
 def estimator_config(config: Learning, estimator: str, changes: Changes) -> Learning:
@@ -289,84 +258,22 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-class Probe:
-    """What a run measures every `probe.every` steps: on one fixed batch, and on fresh batches.
-
-    The fixed batch has a chain variance alone; it shows how that moves with the parameters and with nothing else. Fresh
-    batches are drawn anew at each probe.
+def own_rule(config: RunConfig, name: str, num_repeats: int) -> Rule:
+    """Return the rule with which a run trains, its added noise counted.
 
     Args:
         config: the run.
-        trainer: its trainer, which is read only.
-        data: its training images.
+        name: of the stream of the noise's signs.
+        num_repeats: R, of the measurement.
     """
+    gradient = config.gradient
+    estimator, prior_rule = ESTIMATORS[gradient.estimator], PRIOR_RULES[gradient.prior_rule]
+    if not gradient.noise_multiplier:
+        return make_rule(estimator, prior_rule)
 
-    def __init__(self, config: RunConfig, trainer: Trainer, data: ImageDataset):
-        self.config, self.trainer, self.data = config, trainer, data
-        names = config.probe.estimators or ()
-        self.configs: dict[str, RunConfig] = {
-            name: estimator_config(config, name, Changes()) for name in names
-        }
-        size = config.training.batch_size
-        self.fixed = random_batches(len(data), size, 1, config.seed, "probe-fixed-batch")
+    def noisy(ladder: Ladder, batch: int, repeat: int) -> Weights:
+        coin = torch.rand((), generator=stream(config.seed, name, batch * num_repeats + repeat))
+        sign = 1.0 if coin < 0.5 else -1.0
+        return compute_noisy_weights(ladder, estimator, prior_rule, gradient.noise_multiplier, sign)
 
-    def measure(self, step: int) -> dict[str, Any]:
-        """Return the record of a probe after `step` steps."""
-        settings, size = self.config.probe, self.config.training.batch_size
-        seed = self.config.seed
-        fresh = random_batches(len(self.data), size, settings.batches, seed, f"probe-batches-{step}")
-        fixed_images, fresh_images = self._images(self.fixed), self._images(fresh)
-        model, chains = self.trainer.model, self.trainer.chains
-        samplers = make_samplers(chains, model, self.configs, fixed_images[0])
-        if not samplers:
-            samplers = [Sampler(chains, {self.config.gradient.estimator: self._own_rule(step)})]
-        found: dict[str, dict[str, Any]] = {}
-        for kind, index, images in (
-            ("fixed", self.fixed, fixed_images),
-            ("fresh", fresh, fresh_images),
-        ):
-            measured = measure_batches(
-                model,
-                samplers,
-                images,
-                index,
-                settings.repeats,
-                f"probe-{kind}-{step}",
-                by_rung=settings.by_rung,
-            )
-            for name, measurement in measured.items():
-                found.setdefault(name, {})[kind] = describe(measurement)
-        return {
-            "batches": settings.batches,
-            "repeats": settings.repeats,
-            "estimators": found,
-            "prior": self._prior(step),
-        }
-
-    def _prior(self, step: int) -> dict[str, Any]:
-        """Return whether the prior's chains settle, by a short look; the contrast where posterior chains are stored."""
-        chains = self.trainer.chains
-        stored = None if chains.stored is None else chains.stored[:, -1, 0]
-        steps, seed = PRIOR_STEPS, stream_seed(self.config.seed, "probe-prior", step)
-        return follow_prior(
-            self.trainer.model, chains.prior.source, stored, seed, num_chains=PRIOR_CHAINS, num_steps=steps
-        ).record()
-
-    def _images(self, index: np.ndarray) -> list[Tensor]:
-        return [batch_images(self.config, self.data, row, 0, self.trainer.device) for row in index]
-
-    def _own_rule(self, step: int) -> Rule:
-        """Return the rule with which the run trains, its added noise counted."""
-        trainer, gradient, seed = self.trainer, self.config.gradient, self.config.seed
-        if not gradient.noise_multiplier:
-            return make_rule(trainer.estimator, trainer.prior_rule)
-
-        def noisy(ladder: Ladder, batch: int, repeat: int) -> Weights:
-            counter = batch * self.config.probe.repeats + repeat
-            coin = torch.rand((), generator=stream(seed, f"probe-noise-sign-{step}", counter))
-            sign = 1.0 if coin < 0.5 else -1.0
-            return compute_noisy_weights(
-                ladder, trainer.estimator, trainer.prior_rule, gradient.noise_multiplier, sign
-            )
-
-        return noisy
+    return noisy

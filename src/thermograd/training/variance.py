@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from thermograd.config.measure import Changes
 from thermograd.config.resolve import settings_of
 from thermograd.config.schema import LearningConfig
 from thermograd.errors import InputError
@@ -19,7 +20,6 @@ from thermograd.streams import stream
 from thermograd.training.chains import Chains
 from thermograd.training.probe import (
     NUM_PILOT_STEPS,
-    Changes,
     estimator_config,
     make_samplers,
     measure_batches,

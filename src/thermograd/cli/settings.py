@@ -1,0 +1,41 @@
+"""`thermograd settings [NAME]`: every setting with its type, default and description."""
+
+import click
+
+from thermograd.cli.common import emit, json_option, print_table
+from thermograd.errors import InputError, nearest
+
+
+@click.command()
+@click.argument("name", required=False)
+@click.option("--markdown", is_flag=True, help="Print the settings of a run as docs/settings.md holds them.")
+@json_option
+def settings(name: str | None, markdown: bool, as_json: bool) -> None:
+    """Print every setting of a run, of one group of them (training), or of a verb (evaluate).
+
+    Settings of a run are given as --group.name VALUE to `train`, or in a file.
+    """
+    from thermograd.cli.options import VERBS, WITHOUT
+    from thermograd.config.describe import markdown_table, settings_table
+    from thermograd.config.schema import RunConfig
+
+    if markdown:
+        click.echo(markdown_table(RunConfig))
+        return
+    rows = settings_table(RunConfig)
+    groups = list(dict.fromkeys(row[0].split(".")[0] for row in rows))
+    if name in VERBS and name not in groups:
+        kind, words = VERBS[name]
+        rows = [
+            ("--" + words.get(last, last).replace("_", "-"), *row[1:])
+            for row in settings_table(kind)
+            for last in [row[0].rsplit(".", 1)[-1]]
+            if row[0] not in WITHOUT[name]
+        ]
+    elif name is not None:
+        if name not in groups:
+            raise InputError(f"`name` {name!r} has no settings{nearest(name, [*groups, *VERBS])}")
+        rows = [row for row in rows if row[0].split(".")[0] == name]
+    columns = ("setting", "type", "default", "description")
+    record = {"settings": [dict(zip(columns, row, strict=True)) for row in rows]}
+    emit(record, as_json, lambda: print_table(None, columns, rows))

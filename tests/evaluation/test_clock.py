@@ -345,7 +345,7 @@ def test_measure_all_measures_kept_checkpoints_by_other_settings(
         ({"measure.num_batches": 2}, "`measure.num_batches` must be greater than or equal to 3, got 2."),
         ({"measure.num_repeats": 1}, "`measure.num_repeats` must be greater than or equal to 2, got 1."),
         ({"measure.repeat": 3}, "`measure.repeat` is not a setting"),
-        ({"measure.estimators": ["detached"]}, "`estimator` must be one of"),
+        ({"measure.estimators": ["detached"]}, "`measure.estimators.0` 'detached' is not a known estimator"),
     ],
 )
 def test_bad_settings_are_one_line_before_anything_is_trained(

@@ -226,7 +226,7 @@ def test_covariances_are_used_with_the_stored_chains_alone(tiny_config: MakeConf
     ("options", "said"),
     [
         ({"estimators": ("detached",)}, "`estimators.0` 'detached' is not a known estimator; did you mean"),
-        ({"estimators": ()}, "`estimators` tuple should have at least 1 item"),
+        ({"estimators": ()}, "`estimators` must name at least one, got none."),
         ({"num_batches": 2}, "`num_batches` must be greater than or equal to 3, got 2."),
         ({"num_repeats": 1}, "`num_repeats` must be greater than or equal to 2, got 1."),
         ({"split": "valid"}, "`split` must be 'train' or 'test', got 'valid'."),
@@ -275,7 +275,7 @@ def test_the_command_as_json(trained: Run, capsys: pytest.CaptureFixture[str]):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--estimator", "detached"], "`estimator` 'detached' is not a known estimator; did you mean"),
+        (["--estimator", "detached"], "`--estimator` 'detached' is not a known estimator; did you mean"),
         (["--batches", "2"], "--batches"),
         (["--repeats", "1"], "--repeats"),
         (["--power", "0"], "--power"),

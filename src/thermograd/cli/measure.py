@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from thermograd.cli.common import SettingsCommand, emit, folder_argument, holding, json_option, print_table
+from thermograd.cli.command import SettingsCommand
+from thermograd.cli.common import emit, folder_argument, holding, json_option, print_table
 from thermograd.config import names
 from thermograd.errors import InputError
 

@@ -54,7 +54,7 @@ def given(verb: str, options: Mapping[str, Any], **more: Any) -> Any:
     Raises:
         InputError: one line that names each setting and value at fault.
     """
-    kind, _ = VERBS[verb]
+    kind, words = VERBS[verb]
     values: dict[str, Any] = dict(more)
     for setting in settings_of(kind):
         value = options.get(_parameter(setting.name))
@@ -68,7 +68,7 @@ def given(verb: str, options: Mapping[str, Any], **more: Any) -> Any:
                 group[parent] = held.model_dump() if isinstance(held, BaseModel) else {}
             group = group[parent]
         group[last] = tuple(dict.fromkeys(value)) if setting.many else value
-    return validate(kind, values)
+    return validate(kind, values, {name: f"--{word}" for name, word in words.items()})
 
 
 def _parameter(name: str) -> str:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from thermograd.cli.common import SettingsCommand, emit, folder_argument, holding, json_option, print_table
+from thermograd.cli.command import SettingsCommand
+from thermograd.cli.common import emit, folder_argument, holding, json_option, print_table
 
 if TYPE_CHECKING:
     from thermograd.evaluation.records import Record

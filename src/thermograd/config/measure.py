@@ -33,8 +33,10 @@ def _read_every(value: Any) -> Any:
     Raises:
         ValueError: it is none of these.
     """
-    if value is None or value in ("auto", "none"):
-        return None if value == "none" else value
+    if value is None or value == "none":
+        return None
+    if value == "auto":
+        return value
     words = str(value).split()
     unit = f"{words[-1].removesuffix('s')}s" if len(words) == 2 else ""
     if unit not in UNITS or not words[0].isascii() or not words[0].isdigit() or int(words[0]) < 1:

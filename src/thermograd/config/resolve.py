@@ -71,8 +71,13 @@ def settings_of(kind: type[Kind], base: Mapping[str, Any], overrides: Mapping[st
     return validate(kind, _merge(base, requested))
 
 
-def validate(kind: type[Kind], values: Mapping[str, Any]) -> Kind:
+def validate(kind: type[Kind], values: Mapping[str, Any], words: Mapping[str, str] | None = None) -> Kind:
     """Check nested dictionaries and return what they describe.
+
+    Args:
+        kind: the group of settings.
+        values: nested dictionaries.
+        words: what a user calls a setting, where it is not by its name.
 
     Raises:
         InputError: one line that names each field and value at fault.
@@ -80,14 +85,15 @@ def validate(kind: type[Kind], values: Mapping[str, Any]) -> Kind:
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        raise InputError(shown(" ".join(_describe(error, kind)))) from None
+        raise InputError(shown(" ".join(_describe(error, kind, words or {})))) from None
 
 
-def _describe(error: ValidationError, root: type[BaseModel]) -> list[str]:
+def _describe(error: ValidationError, root: type[BaseModel], words: Mapping[str, str]) -> list[str]:
     """Return a sentence for each error, with the dotted field and the value."""
     sentences = []
     for item in error.errors():
         dotted = ".".join(str(part) for part in item["loc"] if part != "[key]")
+        dotted = next((words[part] for part in map(str, item["loc"]) if part in words), dotted)
         if item["type"] == "extra_forbidden":
             *parents, last = [str(part) for part in item["loc"]]
             names = list(_section(root, parents).model_fields)

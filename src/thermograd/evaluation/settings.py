@@ -45,7 +45,7 @@ class EvaluationSettings(Section):
 class VarianceSettings(Section):
     """What `variance` measures."""
 
-    estimators: Annotated[tuple[EstimatorName, ...], Field(min_length=1)] = Field(
+    estimators: tuple[EstimatorName, ...] = Field(
         tuple(names.ESTIMATORS.current), description="estimators, at the same weights and batches"
     )
     num_batches: Annotated[int, Field(ge=3, strict=True)] = Field(8, description="independent batches")

@@ -12,6 +12,7 @@ import torch
 
 from thermograd.config import names
 from thermograd.config.schema import RunConfig, evaluations_per_image
+from thermograd.errors import InputError
 from thermograd.evaluation.records import Record, add_record, record_of
 from thermograd.evaluation.settings import VarianceSettings
 from thermograd.gradients.reference import Reference, reference_gradient, reference_record
@@ -49,6 +50,8 @@ def variance_of_run(
         InputError: an unknown estimator, settings out of range, or a start without stored chains.
     """
     settings = settings or VarianceSettings()
+    if not settings.estimators:
+        raise InputError("`estimators` must name at least one, got none.")
     for estimator in settings.estimators:
         names.ESTIMATORS.check(estimator, "estimator")
     data, own = run.data(settings.split), run.trainer()

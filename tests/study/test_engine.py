@@ -23,7 +23,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     runs = tuple(
         SimpleNamespace(identity=name, arm="a", seed=i, evaluations=i) for i, name in enumerate("xy")
     )
-    study = SimpleNamespace(evaluation=None)
+    study = SimpleNamespace()
     found = SimpleNamespace(
         path=tmp_path,
         study=study,
@@ -32,7 +32,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         attempts_folder=lambda identity: tmp_path / "attempts" / identity,
     )
     monkeypatch.setattr(engine, "open_study", lambda path: found)
-    monkeypatch.setattr(engine, "is_done", lambda path, evaluation: path.exists())
+    monkeypatch.setattr(engine, "is_done", lambda path: path.exists())
     monkeypatch.setattr(
         engine, "needs_work", lambda folder, run: not folder.run_folder(run.identity).exists()
     )

@@ -58,7 +58,6 @@ def test_every_number_says_what_it_was_measured_on(record):
     assert {reference for _, reference, _ in named} == {"digits:test"}
     for is_floor in (False, True):
         assert ("fd-classifier-digits", "digits:test", is_floor) in named
-    assert record.values["left_out"] == []
 
 
 def test_two_epochs_of_training_are_far_from_the_floor_of_real_images(record):

@@ -46,7 +46,7 @@ def test_own_images_by_the_commands_that_train_names(count, labelled, tmp_path, 
     assert "Values in [0, 255] (uint8)." in told
     assert cli.run(["evaluate", str(run), "--num", "5", "--evidence", "1", "--quick"]) == 0
     told = capsys.readouterr().err
-    (record,) = read_records(run, "evaluation")
+    (record,) = read_records(run, "evaluation", "command")
     names = {d["name"] for d in record.values["distances"] if d["reference"] == "own.npz:test"}
     assert record.values["quantities"]["reconstruction_mean_square_error"]["value"] > 0
     assert all(f"left out: {line}" in told for line in record.values["left_out"])
@@ -69,7 +69,7 @@ def test_a_network_that_was_named_and_is_not_there_is_bad_input(tmp_path, capsys
     capsys.readouterr()
     assert cli.run(["evaluate", str(run), "--distance", "classifier"]) == 2
     assert "classifier needs labels" in capsys.readouterr().err
-    assert read_records(run) == []
+    assert read_records(run, source="command") == []
 
 
 class TestScoring:

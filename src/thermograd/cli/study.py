@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial, reduce
@@ -247,7 +248,15 @@ def status(folder: Path, watch: bool, as_json: bool) -> None:
         time.sleep(2)
 
 
+MOST_ROWS = 200
+"""Runs that `status` lists one by one; of more, those that failed or are damaged, and a line for each arm."""
+
+
 def _print_status(record: dict[str, Any]) -> None:
+    listed = record["runs"]
+    if len(listed) > MOST_ROWS:
+        _print_arms(record)
+        listed = [run for run in listed if run["state"] in ("failed", "damaged")][:MOST_ROWS]
     rows = [
         (
             run["arm"],
@@ -257,13 +266,23 @@ def _print_status(record: dict[str, Any]) -> None:
             run["attempts"],
             run["cause"] or "",
         )
-        for run in record["runs"]
+        for run in listed
     ]
     columns = ("arm", "seed", "state", "steps", "attempts", "cause")
-    print_table(record["study"], columns, rows)
+    if rows or not record["runs"]:
+        print_table(record["study"], columns, rows)
     left = record["seconds_left"]
     counts = ", ".join(f"{count} {state}" for state, count in record["counts"].items() if count)
     click.echo(counts + ("" if not left else f"; about {left / 60:.1f} minutes of training left"))
+
+
+def _print_arms(record: dict[str, Any]) -> None:
+    counts: dict[str, Counter[str]] = {}
+    for run in record["runs"]:
+        counts.setdefault(run["arm"], Counter())[run["state"]] += 1
+    states = [state for state, count in record["counts"].items() if count]
+    rows = [(arm, *(of_arm[state] for state in states)) for arm, of_arm in counts.items()]
+    print_table(record["study"], ("arm", *states), rows[:MOST_ROWS])
 
 
 @study.command()

@@ -54,7 +54,7 @@ class Record:
     @property
     def key(self) -> str:
         """Return all but what was found; a later record of the same key replaces an earlier one."""
-        return json.dumps({**asdict(self), "values": None}, sort_keys=True)
+        return json.dumps({**vars(self), "values": None}, sort_keys=True)
 
 
 def record_of(

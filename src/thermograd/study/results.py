@@ -21,8 +21,10 @@ Rows are made of what the runs' own clock measured; what a command measured besi
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from thermograd.errors import InputError, failure
@@ -135,26 +137,44 @@ def query_study(path: Path | str, sql: str) -> "pd.DataFrame":
     """
     import duckdb
 
-    results = load_study(path)
-    connection = duckdb.connect()
-    try:
-        connection.register("results", results)
-        files = [str(file) for file in sorted(Path(path).glob("runs/*/metrics.jsonl")) if file.is_file()]
-        if files:
-            names = ", ".join("'" + file.replace("'", "''") + "'" for file in files)
-            connection.execute(
-                "CREATE VIEW metrics AS SELECT string_split(filename, '/')[-2] AS run, * EXCLUDE (filename) "
-                f"FROM read_json([{names}], format = 'newline_delimited', union_by_name = true, "
-                "ignore_errors = true, filename = true)"
-            )
-        answer = connection.sql(sql)
-        if answer is None:
-            raise InputError(f"`sql` must be a question with an answer, got {sql!r}.")
-        return answer.df()
-    except duckdb.Error as error:
-        raise InputError(f"`sql` is refused: {' '.join(str(error).split())}") from None
-    finally:
-        connection.close()
+    folder = open_study(Path(path))
+    with duckdb.connect() as connection, TemporaryDirectory(prefix="thermograd-query-") as scratch:
+        # Each table is made when a question turns out to need it: reading all runs takes far longer than most answers.
+        tables = [
+            lambda: connection.register("results", table_of(read_runs(folder))),
+            lambda: _make_metrics(connection, folder, Path(scratch) / "metrics.jsonl"),
+        ]
+        try:
+            while True:
+                try:
+                    answer = connection.sql(sql)
+                    break
+                except duckdb.CatalogException:
+                    if not tables:
+                        raise
+                    tables.pop(0)()
+            if answer is None:
+                raise InputError(f"`sql` must be a question with an answer, got {sql!r}.")
+            return answer.df()
+        except duckdb.Error as error:
+            raise InputError(f"`sql` is refused: {' '.join(str(error).split())}") from None
+
+
+def _make_metrics(connection: Any, folder: StudyFolder, whole: Path) -> None:
+    """Make the table `metrics` of every whole line, from one file: DuckDB would hold all of thousands open at once."""
+    with whole.open("wb") as lines:
+        for run in folder.runs:
+            name = f'{{"run": "{run.identity}", '.encode()
+            with suppress(OSError):
+                content = (folder.run_folder(run.identity) / "metrics.jsonl").read_bytes()
+                for line in content.splitlines():
+                    if line.startswith(b"{") and line.endswith(b"}"):
+                        lines.write(name + line[1:] + b"\n")
+    if whole.stat().st_size:
+        connection.execute(
+            f"CREATE VIEW metrics AS SELECT * FROM read_json('{whole}', format = 'newline_delimited', "
+            "ignore_errors = true, sample_size = -1)"
+        )
 
 
 def _rows(

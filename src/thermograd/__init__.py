@@ -17,7 +17,7 @@ from thermograd.version import __version__
 _ROOMS: dict[str, tuple[str, ...]] = {
     "api": (
         *("Run", "load_config", "load_dataset", "load_run", "train", "validate_installation"),
-        *("estimate_evidence", "ladder_gradient", "run_study", "sample_ladder"),
+        *("estimate_evidence", "ladder_gradient", "ladder_weights", "run_study", "sample_ladder"),
     ),
     "errors": ("Caution", "InputError", "RunError"),
     "evidence": ("Evidence",),
@@ -34,11 +34,11 @@ _ROOMS: dict[str, tuple[str, ...]] = {
     "samplers.kernel": ("Kernel",),
     "samplers.langevin": ("ULA",),
     "samplers.mala": ("MALA",),
-    "study": ("load_study",),
+    "study": ("load_study", "query_study"),
     "training.fit": ("Fit", "fit"),
     "training.variance": ("GradientVariance", "gradient_variance"),
 }
-_MODULES = {"plots": "reports.plots"}
+_MODULES = {"plots": "reports.plots", "quadrature": "ladders.quadrature"}
 _PLACES = {name: room for room, names in _ROOMS.items() for name in names}
 
 __all__ = ["__version__", *sorted(_PLACES), *sorted(_MODULES)]

@@ -20,11 +20,12 @@ from thermograd.evaluation.records import Record
 from thermograd.evaluation.settings import EvaluationSettings
 from thermograd.evaluation.variance import VarianceSettings, variance_of_run
 from thermograd.gradients.backward import learning_gradient
-from thermograd.gradients.rules import ESTIMATORS, PRIOR_RULES, compute_weights
+from thermograd.gradients.rules import ESTIMATORS, PRIOR_RULES, Weights, compute_weights
 from thermograd.ladders import ladder as ladders
 from thermograd.models.check import check_model
 from thermograd.models.latent_model import LatentModel
 from thermograd.runs import run as runs
+from thermograd.runs.folder import read_metrics
 from thermograd.runs.train import OnStep, train_run
 from thermograd.study import clusters, engine, load_study, read_study_file, write_tables
 from thermograd.study.folder import is_done, make_study
@@ -110,6 +111,15 @@ class Run(runs.Run):
         x, step_size = self.images(split, num_images), self.config.posterior_chains.step_size
         posterior = sample_posterior(self.model, x, seed, step_size=step_size)
         return self.model.decode(posterior.latents[-1, 0])
+
+    def metrics(self) -> "pd.DataFrame":
+        """Return the training records, one row per record, numbers only."""
+        import pandas as pd
+
+        records = [each for each in read_metrics(self.folder) if each["kind"] == "train"]
+        return pd.DataFrame(
+            [{k: v for k, v in each.items() if isinstance(v, int | float)} for each in records]
+        )
 
     def evaluate(self, **settings: Any) -> Record:
         """Measure the run on a split and keep the record; `settings` are fields of `EvaluationSettings`."""
@@ -293,11 +303,36 @@ def ladder_gradient(
         >>> sorted(tg.ladder_gradient(twin, x, ladder))
         ['bias', 'weight']
     """
+    return learning_gradient(model, x, ladder, ladder_weights(ladder, estimator, prior_rule), chunk_size)
+
+
+def ladder_weights(
+    ladder: ladders.Ladder, estimator: str = "maximum-likelihood", prior_rule: str = "contrast"
+) -> Weights:
+    """Return the weights that an estimator and a prior rule give the draws of a ladder.
+
+    Args:
+        ladder: draws.
+        estimator: a rule of weights for the generator.
+        prior_rule: a rule of weights for the prior.
+
+    Returns:
+        `log_likelihood` W and `energy` V, both (K, M, B), and `shared_energy` U (M0,) or None.
+
+    Raises:
+        InputError: an unknown rule, or a ladder that it cannot read.
+
+    Example:
+        >>> twin = tg.LinearGaussian.random(2, 8, noise_std=0.5, weight_scale=0.5, seed=0)
+        >>> x = twin.sample_images(4, torch.Generator().manual_seed(1))
+        >>> ladder, _, _ = tg.sample_ladder(twin, x, tg.power_schedule(5, 3.0), torch.Generator())
+        >>> round(float(tg.ladder_weights(ladder).log_likelihood.sum()), 6)
+        1.0
+    """
     for name, value, known in (("estimator", estimator, ESTIMATORS), ("prior_rule", prior_rule, PRIOR_RULES)):
         if value not in known:
             raise InputError(f"`{name}` must be one of {', '.join(known)}, got {value!r}.")
-    weights = compute_weights(ladder, ESTIMATORS[estimator], PRIOR_RULES[prior_rule])
-    return learning_gradient(model, x, ladder, weights, chunk_size)
+    return compute_weights(ladder, ESTIMATORS[estimator], PRIOR_RULES[prior_rule])
 
 
 def validate_installation(**settings: Any) -> Validation:

@@ -130,10 +130,13 @@ def csv_text(frame: "pd.DataFrame") -> str:
 
 
 def query_study(path: Path | str, sql: str) -> "pd.DataFrame":
-    """Answer a question of one's own in SQL: `results` is the table, `metrics` every line of every metrics.jsonl.
+    """Answer a question in SQL: `results` is the table, `metrics` every line of every metrics.jsonl.
 
     Raises:
         InputError: not a study folder, or SQL that DuckDB refuses.
+
+    Example:
+        >>> tg.query_study("studies/quick", "SELECT arm, avg(log_evidence) FROM results GROUP BY arm")  # doctest: +SKIP
     """
     import duckdb
 

@@ -14,6 +14,7 @@ from thermograd.errors import InputError
 from thermograd.evaluation.distances import score_folder
 from thermograd.evaluation.records import read_records
 from thermograd.evaluation.settings import EvaluationSettings
+from thermograd.runs.folder import read_environment
 
 OPTIONS = [word for name, value in TINY.items() for word in (f"--{name}", json.dumps(value))]
 
@@ -44,6 +45,8 @@ def test_own_images_by_the_commands_that_train_names(count, labelled, tmp_path, 
     told = capsys.readouterr().err
     assert ("The split is kept as found" if count == 60 else "No split was found") in told
     assert "Values in [0, 255] (uint8)." in told
+    kept = read_environment(run)["data"]
+    assert (kept["value_range"], kept["notes"][1]) == ([0, 255], "Values in [0, 255] (uint8).")
     assert cli.run(["evaluate", str(run), "--num", "5", "--evidence", "1", "--quick"]) == 0
     told = capsys.readouterr().err
     (record,) = read_records(run, "evaluation", "command")

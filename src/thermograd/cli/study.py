@@ -76,13 +76,22 @@ def plan(file: Path, workers: int, as_json: bool) -> None:
 
 def _plan(file: Path, workers: int) -> tuple[dict[str, Any], Any]:
     from thermograd.study.file import read_study_file
-    from thermograd.study.plan import check_metrics, check_weights, describe_plan, plan_runs, time_steps
+    from thermograd.study.outlook import outlook
+    from thermograd.study.plan import (
+        check_metrics,
+        check_weights,
+        describe_plan,
+        one_config_per_data_set,
+        plan_runs,
+        time_steps,
+    )
 
     described = read_study_file(file)
     runs = plan_runs(described)
     check_metrics(described, runs)
     check_weights(described)
     planned = describe_plan(described, runs, time_steps(runs))
+    planned["notes"] = outlook(described, one_config_per_data_set(runs))
     planned["workers"] = workers
     planned["hours"] = planned["hours_on_one_worker"] / workers
 
@@ -106,6 +115,8 @@ def _plan(file: Path, workers: int) -> tuple[dict[str, Any], Any]:
             f"{planned['evaluations']:.3g} generator evaluations, {planned['hours']:.2f} hours of training on "
             f"{workers} worker(s); what is measured on the way comes on top."
         )
+        for line in planned["notes"]:
+            click.echo(line)
 
     return planned, text
 

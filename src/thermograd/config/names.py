@@ -94,6 +94,8 @@ class ExtractorFacts(Facts):
     Attributes:
         needs_labels: whether it is trained on the data's own labels.
         needs_weights: whether it needs a file of weights.
+        network: its name in records, with {data} for the name of the data.
+        num_features: F, the length of its feature vectors, which decides how many images a distance needs.
         distances: what is measured in its features, with {data} for the name of the data.
         full_distances: what is measured in addition with the full variant.
     """
@@ -101,6 +103,8 @@ class ExtractorFacts(Facts):
     _: KW_ONLY
     needs_labels: bool = False
     needs_weights: bool = False
+    network: str = ""
+    num_features: int = 0
     distances: tuple[str, ...] = ()
     full_distances: tuple[str, ...] = ()
 
@@ -269,6 +273,8 @@ EXTRACTORS = Table(
             "classifier",
             summary="a network trained on the data's own labels",
             needs_labels=True,
+            network="classifier-{data}",
+            num_features=64,
             distances=("fd-classifier-{data}", "kd-classifier-{data}"),
             full_distances=("fd-infinity-classifier-{data}",),
         ),
@@ -276,6 +282,8 @@ EXTRACTORS = Table(
             "efficientnet",
             summary="EfficientNet-Lite0",
             needs_weights=True,
+            network="efficientnet-lite0",
+            num_features=1280,
             distances=("fd-efficientnet-lite0", "kd-efficientnet-lite0"),
             full_distances=("fd-infinity-efficientnet-lite0",),
         ),
@@ -283,6 +291,8 @@ EXTRACTORS = Table(
             "inception",
             summary="the Inception of the published FID",
             needs_weights=True,
+            network="inception-v3-2015-12-05",
+            num_features=2048,
             distances=("FID", "KID"),
             full_distances=("FID-infinity",),
         ),

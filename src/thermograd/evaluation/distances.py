@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from thermograd.config import names
+from thermograd.config.schema import RunConfig
 from thermograd.data import CATALOGUE, ImageDataset, load_dataset, load_user_images
 from thermograd.errors import InputError
 from thermograd.evaluation.settings import EvaluationSettings
@@ -52,6 +53,12 @@ def make_extractor(
     return classifier_features(data, train.images, train.labels, test.images, test.labels)
 
 
+def whole_data(config: RunConfig) -> dict[str, ImageDataset]:
+    """Return both splits of all of a run's data set, from which a classifier learns, however few the run trains on."""
+    data = config.data.model_copy(update={"num_images": None})
+    return {split: load_data(config.model_copy(update={"data": data}), split) for split in ("train", "test")}
+
+
 def extractor_of_run(
     run: Run, splits: dict[str, ImageDataset], settings: EvaluationSettings
 ) -> tuple[FeatureExtractor | None, list[str]]:
@@ -60,10 +67,7 @@ def extractor_of_run(
     Raises:
         InputError: a network that was asked for by name and is not there.
     """
-    full = splits
-    if run.config.data.num_images is not None:  # the classifier learns from all of the data set
-        data = run.config.data.model_copy(update={"num_images": None})
-        full = {split: load_data(run.config.model_copy(update={"data": data}), split) for split in splits}
+    full = splits if run.config.data.num_images is None else whole_data(run.config)
     try:
         return make_extractor(settings.extractor, splits["test"].name, full, settings.weights), []
     except InputError as error:

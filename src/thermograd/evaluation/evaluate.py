@@ -43,9 +43,8 @@ def evaluate_run(run: Run, settings: EvaluationSettings | None = None) -> Record
     settings = settings or EvaluationSettings()
     splits = {split: run.data(split) for split in ("train", "test")}
     data = splits[settings.split]
-    extractor, left_out = extractor_of_run(
-        run, splits, settings
-    )  # first: a network that is not there costs no work
+    # First: a network that is not there costs no work.
+    extractor, left_out = extractor_of_run(run, splits, settings)
     quantities, latents = _posterior_values(run, data, settings)
     num_samples = settings.num_samples or min(len(splits["test"]), 10_000)
     samples = sample_images(run.model, run.prior_chains, num_samples, settings.seed)

@@ -42,10 +42,10 @@ def images_used(num_reference: int, num_scored: int, variant: Variant) -> tuple[
     return min(num_reference, most), min(num_scored, most)
 
 
-def left_out(
+def too_few(
     extractor: str, num_features: int, reference: str, num_reference: int, num_scored: int, variant: Variant
-) -> list[str]:
-    """Return a line for each distance, and each floor, that the counts do not allow.
+) -> dict[str, str]:
+    """Return a line for each distance, by its name, that the counts do not allow.
 
     Args:
         extractor: name of the feature network.
@@ -56,18 +56,26 @@ def left_out(
         variant: "quick" or "full".
     """
     real, scored = images_used(num_reference, num_scored, variant)
-    lines = []
-    for distance, needed in images_needed(num_features, variant).items():
-        name = distance_name(distance, extractor)
-        if min(real, scored) < needed:
-            lines.append(
-                f"{name} needs {needed} images on both sides, got {real} of {reference} and {scored} scored."
-            )
-        if num_reference // 2 < needed <= num_reference:
-            lines.append(
-                f"the floor of {name} needs {2 * needed} images of {reference}, got {num_reference}."
-            )
-    return lines
+    return {
+        name: f"{name} needs {needed} images on both sides, got {real} of {reference} and {scored} scored."
+        for distance, needed in images_needed(num_features, variant).items()
+        for name in [distance_name(distance, extractor)]
+        if min(real, scored) < needed
+    }
+
+
+def left_out(
+    extractor: str, num_features: int, reference: str, num_reference: int, num_scored: int, variant: Variant
+) -> list[str]:
+    """Return a line for each distance, and each floor, that the counts do not allow; arguments as for `too_few`."""
+    lines = too_few(extractor, num_features, reference, num_reference, num_scored, variant)
+    floors = [
+        f"the floor of {distance_name(distance, extractor)} needs {2 * needed} images of {reference}, "
+        f"got {num_reference}."
+        for distance, needed in images_needed(num_features, variant).items()
+        if num_reference // 2 < needed <= num_reference
+    ]
+    return [*lines.values(), *floors]
 
 
 def distance_name(distance: str, extractor: str) -> str:

@@ -9,7 +9,7 @@ import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from thermograd.config.resolve import validate_config
 from thermograd.config.schema import RunConfig
@@ -29,6 +29,9 @@ from thermograd.files import (
 from thermograd.machine import environment, resolve_device
 from thermograd.runs.metrics import is_record
 from thermograd.version import __version__
+
+if TYPE_CHECKING:
+    from thermograd.data import ImageDataset
 
 
 def read_config(folder: Path) -> RunConfig:
@@ -132,8 +135,12 @@ def _remove_run(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def claim_folder(folder: Path, config: RunConfig, requested: Mapping[str, Any], overwrite: bool) -> None:
+def claim_folder(
+    folder: Path, config: RunConfig, requested: Mapping[str, Any], overwrite: bool, data: "ImageDataset"
+) -> None:
     """Make a folder that this process holds this config's, or check that it is.
+
+    environment.json tells how the images were read: their range, and what was recognised and left out.
 
     Raises:
         InputError: it is the run of another config, or holds something else.
@@ -161,6 +168,13 @@ def claim_folder(folder: Path, config: RunConfig, requested: Mapping[str, Any], 
         raise InputError(f"`out` {folder} is not empty and holds no run.")
     remove_leftovers(folder)
     facts = environment(resolve_device(config.compute.device))
+    facts["data"] = {
+        "name": data.name,
+        "num_images": len(data),
+        "fingerprint": data.fingerprint,
+        "value_range": list(data.value_range),
+        "notes": list(data.notes),
+    }
     write_atomically(
         folder / "requested.yaml", yaml.safe_dump(json.loads(json.dumps(requested, default=str)))
     )

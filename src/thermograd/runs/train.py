@@ -85,7 +85,7 @@ def train_run(
         if warning is not None:
             on_message(warning)
         trainer = Trainer(config, build_model(config), len(data))
-        claim_folder(folder, config, requested or {}, overwrite)
+        claim_folder(folder, config, requested or {}, overwrite, data)
         checkpoint, messages = open_run(folder, config.training.num_checkpoints, kept)
         on_message(
             f"{config.gradient.estimator}, {len(data)} images of {data.name}; {_kind_of_machine(trainer.device)}, "

@@ -11,6 +11,7 @@ from thermograd.config.schema import RunConfig, evaluations_per_image
 from thermograd.errors import InputError, nearest
 from thermograd.study.arms import Arm, expand_arms
 from thermograd.study.file import StudyFile
+from thermograd.study.outlook import distances_of_too_few
 
 if TYPE_CHECKING:
     from thermograd.data import ImageDataset
@@ -187,25 +188,35 @@ def check_metrics(study: StudyFile, runs: list[PlannedRun]) -> None:
     """Check that the runs will measure what the contrasts compare.
 
     Raises:
-        InputError: a distance by a network that the study does not use, or one that has no labels to learn from.
+        InputError: a distance by a network that the study does not use, one that has no labels to learn from, or
+            one that the number of images does not allow.
     """
     from thermograd.training.builder import load_data
 
     known: set[str] = set()
-    by_key = {_data_key(run.config): run.config for run in runs}
-    for config in by_key.values():
+    too_few: dict[str, str] = {}
+    for config in one_config_per_data_set(runs):
         data: ImageDataset = load_data(config, "test")
         network = choose_extractor(study.measure.extractor, data.labels is not None)
         if network.needs_labels and data.labels is None:
             raise InputError(f"`measure.extractor` {network.name} needs labels, and {data.name} has none.")
         measured = network.distances + (network.full_distances if study.measure.variant == "full" else ())
         known |= {f"distance:{name.format(data=data.name)}" for name in measured}
+        too_few |= distances_of_too_few(study, config)
     for contrast in study.contrasts:
         if contrast.metric.startswith("distance:") and contrast.metric not in known:
             raise InputError(
                 f"`contrasts.{contrast.name}.metric` {contrast.metric!r} will not be measured"
                 f"{nearest(contrast.metric, sorted(known))}"
             )
+        reason = too_few.get(contrast.metric.removeprefix("distance:"))
+        if reason is not None:
+            raise InputError(f"`contrasts.{contrast.name}.metric` will not be measured: {reason}")
+
+
+def one_config_per_data_set(runs: list[PlannedRun]) -> list[RunConfig]:
+    """Return a config of each data set that the runs have."""
+    return list({_data_key(run.config): run.config for run in runs}.values())
 
 
 def check_weights(study: StudyFile) -> None:

@@ -75,20 +75,14 @@ def prepare_features(folder: StudyFolder) -> None:
     """Train the classifiers of the distances once, so that workers find them in the cache."""
     import torch
 
-    from thermograd.data import load_dataset
-    from thermograd.evaluation.distances import make_extractor
-    from thermograd.training.builder import load_data
+    from thermograd.evaluation.distances import make_extractor, whole_data
 
     if not choose_extractor(folder.study.measure.extractor, has_labels=True).needs_labels:
         return
     before = torch.get_num_threads()
     configs = {json.dumps(run.config["data"]): validate_config(run.config) for run in folder.runs}
     for config in configs.values():
-        own = config.data.path is not None
-        splits = {
-            split: load_data(config, split) if own else load_dataset(config.data.name, split)
-            for split in ("train", "test")
-        }
+        splits = whole_data(config)
         has_labels = all(data.labels is not None for data in splits.values())
         network = choose_extractor(folder.study.measure.extractor, has_labels)
         if network.needs_labels and has_labels:

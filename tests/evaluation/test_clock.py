@@ -21,6 +21,7 @@ from thermograd.errors import InputError
 from thermograd.evaluation import clock, evaluate
 from thermograd.evaluation.clock import measure_checkpoint, measure_run, train_measured
 from thermograd.evaluation.records import FILE, Record, measured_steps, read_records
+from thermograd.gradients.reference import ReferenceSettings
 from thermograd.runs.checkpoint import list_checkpoints
 from thermograd.runs.run import Run, load_run
 from thermograd.runs.train import train_run
@@ -234,6 +235,22 @@ def test_both_splits_are_measured_by_one_definition_and_the_record_says_which(pe
     shapes = {name: tensor.shape for name, tensor in load_run(persistent).model.named_parameters()}
     assert {name: tensor.shape for name, tensor in gradient.items()} == shapes
     assert sum(float(tensor.norm()) for tensor in gradient.values()) > 0
+
+
+@pytest.mark.parametrize("kind", ["persistent", "ladder"])
+def test_the_bias_of_the_runs_own_chains_is_measured_where_asked(
+    kind: str, tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    short = ReferenceSettings(num_rungs=3, num_burn_in=10, num_steps=20, every=5)
+    monkeypatch.setattr("thermograd.evaluation.clock.ReferenceSettings", lambda: short)
+    asked = {"measure.chain_bias": True, "measure.every": "none", "training.num_epochs": 2}
+    train_measured(tiny_config({**QUICK, **KINDS[kind], **asked}), tmp_path)
+    bias = found(tmp_path, 8, "train").values["chain_bias"]
+    told = bias["log_likelihood_bias"]
+    assert told["low"] < told["value"] < told["high"]
+    assert bias["blocks"]["total"]["relative_draw_variance"]["value"] > 0
+    assert bias["reference"]["num_rungs"] == 3
+    assert found(tmp_path, 8, "test").values["chain_bias"] is None
 
 
 def test_the_fixed_batch_is_one_for_all_steps_and_fresh_ones_are_new(

@@ -69,6 +69,11 @@ class MeasureConfig(Section):
     by_rung: bool = Field(
         False, description="tell the variance of rungs apart; takes 2 K gradients of memory"
     )
+    chain_bias: bool = Field(
+        False,
+        description="measure the bias of the run's own chains on 64 fixed training images, against a reference of some "
+        "15,000 generator evaluations per image",
+    )
     num_images: PositiveInt = Field(32, description="of each split, for reconstruction and energies")
     num_samples: PositiveInt = Field(1000, description="images drawn on the way, for quick distances")
     num_samples_at_the_end: PositiveInt | None = Field(

@@ -24,10 +24,11 @@ from thermograd.evaluation.settings import EvaluationSettings, Split
 from thermograd.evaluation.variance import sampling
 from thermograd.files import written_whole
 from thermograd.gradients.backward import learning_gradient
+from thermograd.gradients.reference import ReferenceSettings, reference_gradient, reference_record
 from thermograd.runs.checkpoint import list_checkpoints
 from thermograd.runs.run import Run, load_run
 from thermograd.runs.train import train_run
-from thermograd.streams import stream_seed
+from thermograd.streams import stream, stream_seed
 from thermograd.training.builder import batch_images
 from thermograd.training.convergence import follow_prior
 from thermograd.training.probe import (
@@ -45,6 +46,8 @@ START_STEPS = 20
 """Least steps of chains that begin at the base distribution where those of training go on; the published number."""
 PRIOR_CHAINS, PRIOR_STEPS = 200, (40, 200)
 """Chains and steps with which a measurement looks at the prior."""
+BIAS_BATCHES, BIAS_IMAGES = 4, 16
+"""Fixed batches and their images on which the bias of a run's own chains is measured."""
 SPLITS: tuple[Split, ...] = ("train", "test")
 
 
@@ -174,7 +177,8 @@ def measure_gradient(run: Run, split: Split, measure: MeasureConfig) -> Record:
     the same fresh batches, under `as_trained`.
 
     Returns:
-        The record: by estimator `estimators` on fresh batches and `fixed`; `as_trained` or None; the file of the
+        The record: by estimator `estimators` on fresh batches and `fixed`; `as_trained` or None; `chain_bias`, that of
+        the run's own chains on fixed training images with its `reference`, or None; the file of the
         `gradient`, or None; on training images `prior`, whether its chains settle.
     """
     begun = time.perf_counter()
@@ -240,6 +244,9 @@ def measure_gradient(run: Run, split: Split, measure: MeasureConfig) -> Record:
             "estimators": fresh,
             "fixed": fixed,
             "as_trained": as_trained,
+            "chain_bias": _chain_bias(run, own, data, repeats)
+            if measure.chain_bias and split == "train"
+            else None,
             "gradient": gradient,
             "prior": _look_at_prior(run, own) if split == "train" else None,
             "seconds": time.perf_counter() - begun,
@@ -247,6 +254,35 @@ def measure_gradient(run: Run, split: Split, measure: MeasureConfig) -> Record:
     )
     add_record(run.folder, record)
     return record
+
+
+def _chain_bias(run: Run, own: Trainer, data: ImageDataset, num_repeats: int) -> dict[str, Any]:
+    """Return what the run's chains, as training visits them, differ by from converged ones, on fixed images."""
+    config, step, name = run.config, run.checkpoint.step, run.config.gradient.estimator
+    size = min(BIAS_IMAGES, len(data))
+    index = random_batches(len(data), size, BIAS_BATCHES, config.seed, "measure-chain-bias")
+    images, settings = [_batch(run, data, row) for row in index], ReferenceSettings()
+    mine = estimator_config(config, name, Changes(batch_size=size))
+    references = [
+        reference_gradient(
+            own.model,
+            x,
+            stream(config.seed, f"measure-chain-bias-reference-{step}", b, own.device),
+            settings,
+            config.compute.chunk_size,
+        )
+        for b, x in enumerate(images)
+    ]
+    found = measure_batches(
+        own.model,
+        make_samplers(own.chains, own.model, {name: mine}, images[0]),
+        images,
+        index,
+        num_repeats,
+        f"measure-chain-bias-{step}",
+        references=references,
+    )
+    return {**describe(found[name]), "reference": reference_record(references, settings)}
 
 
 def _look_at_prior(run: Run, own: Trainer) -> dict[str, Any]:

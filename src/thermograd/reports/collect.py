@@ -45,7 +45,7 @@ AGAINST_REFERENCE = {
     "relative_mean_square_error",
     "reference_mean_square",
 }
-"""Quantities that take a reference gradient, which `thermograd variance` has and the clock of a run has not."""
+"""Quantities that take a reference gradient, of `thermograd variance`."""
 
 CHAIN_BIAS = "log_likelihood_bias"
 """l at the chains' draws less E_1[l] of the reference, in nats; in the rows of all networks together."""
@@ -231,7 +231,8 @@ def _variance_rows(files: "RunFiles") -> Iterator[dict[str, Any]]:
                 if estimate is not None:
                     low, high = estimate.get("low"), estimate.get("high")
                     row |= {name: estimate["value"], f"{name}:low": low, f"{name}:high": high}
-            if network == "total" and (found := (each or {}).get(CHAIN_BIAS)):
+            told = record.values.get("chain_bias") or each or {}
+            if network == "total" and (found := told.get(CHAIN_BIAS)):
                 row[CHAIN_BIAS] = found["value"]
             if len(row) > len(PLACE):
                 yield row

@@ -66,14 +66,14 @@ def exact_ladder(
     generator = seeded(seed)
     draws = case.twin.sample_power_posterior(case.x, t, num_chains * num_repeats, generator)
     latents = draws.unflatten(1, (num_chains, num_repeats)).flatten(2, 3)
-    with torch.no_grad():
-        log_likelihood = case.model.log_likelihood(repeated(case.x, num_repeats), latents)
-        energy = case.model.energy(latents)
-    shared = None
+    state = case.model.evaluate(repeated(case.x, num_repeats), latents)
+    score = t.to(latents).view(-1, 1, 1, 1) * state.likelihood_score + state.prior_score
+    shared = prior_score = None
     if num_shared is not None:
         assert isinstance(case.twin, LinearGaussian | GridTwin)
         shared = case.twin.sample_prior(num_shared, generator)
-    return Ladder(t, latents, log_likelihood, energy, prior_latents=shared)
+        prior_score = case.model.prior_score(shared)
+    return Ladder(t, latents, state.log_likelihood, state.energy, shared, score, prior_score)
 
 
 def repeated(x: Tensor, num_repeats: int) -> Tensor:

@@ -56,8 +56,15 @@ def test_every_parameter_has_a_gradient_under_every_estimator(
     estimator: str, prior_rule: str, tiny_config: MakeConfig
 ):
     """THESIS: `bool("0")` is True, so that the prior's gradient was exactly 0 under thermodynamic integration."""
+    rules = ESTIMATORS[estimator], PRIOR_RULES[prior_rule]
+    scores_at_0 = any(r.uses_scores for r in rules) and any(r.needs_prior_rung for r in rules)
     config = tiny_config(
-        {"gradient.estimator": estimator, "gradient.prior_rule": prior_rule, "gradient.num_chains": 2}
+        {
+            "gradient.estimator": estimator,
+            "gradient.prior_rule": prior_rule,
+            "gradient.num_chains": 2,
+            "posterior_chains.exchange": ESTIMATORS[estimator].needs_exchange or scores_at_0,
+        }
     )
     trainer = trainer_of(config)
     before = weights(trainer)

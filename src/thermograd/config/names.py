@@ -40,6 +40,8 @@ class EstimatorFacts(Facts):
         unbiased: whether its mean equals its limit at any M.
         uses_scores: whether its weights read the scores of the draws.
         states: which states of a visit it reads, the last of each chain or all.
+        needs_exchange: whether it is worth its cost only where neighbouring rungs swap states.
+        prior_rule: the prior rule that goes with it, where none is asked for.
     """
 
     _: KW_ONLY
@@ -50,6 +52,8 @@ class EstimatorFacts(Facts):
     unbiased: bool = True
     uses_scores: bool = False
     states: Literal["last", "all"] = "last"
+    needs_exchange: bool = False
+    prior_rule: str = "contrast"
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,9 @@ class PriorRuleFacts(Facts):
     min_chains: int = 1
     needs_prior_rung: bool = True
     default_rungs: int = 11
+    unbiased: bool = True
+    uses_scores: bool = False
+    states: Literal["last", "all"] = "last"
 
 
 @dataclass(frozen=True)
@@ -175,6 +182,33 @@ ESTIMATORS = Table(
             max_rungs=2,
         ),
         EstimatorFacts(
+            "maximum-likelihood-stein",
+            summary="the same from all states of a visit, corrected by their scores, whose mean must be 0",
+            min_chains=2,
+            needs_prior_rung=False,
+            default_rungs=2,
+            max_rungs=2,
+            unbiased=False,
+            uses_scores=True,
+            states="all",
+            prior_rule="contrast-stein",
+        ),
+        EstimatorFacts(
+            "tempered",
+            summary="maximum likelihood from the top of a ladder whose rungs exchange states",
+            needs_prior_rung=False,
+            default_rungs=4,
+            needs_exchange=True,
+        ),
+        EstimatorFacts(
+            "multistate",
+            summary="maximum likelihood from the draws of all rungs, weighed by what each tells of the posterior",
+            needs_prior_rung=False,
+            default_rungs=4,
+            unbiased=False,
+            prior_rule="contrast-multistate",
+        ),
+        EstimatorFacts(
             "thermodynamic-detached",
             summary="thermodynamic integration with its draws held fixed, which is not the gradient of log p(x)",
         ),
@@ -208,6 +242,22 @@ PRIOR_RULES = Table(
             summary="energies at draws of the prior less those at draws of the posterior: the gradient of log p(x)",
             needs_prior_rung=False,
             default_rungs=2,
+        ),
+        PriorRuleFacts(
+            "contrast-stein",
+            summary="the same from all states of a visit, corrected by their scores",
+            needs_prior_rung=False,
+            default_rungs=2,
+            unbiased=False,
+            uses_scores=True,
+            states="all",
+        ),
+        PriorRuleFacts(
+            "contrast-multistate",
+            summary="the same from the draws of all rungs",
+            needs_prior_rung=False,
+            default_rungs=2,
+            unbiased=False,
         ),
         PriorRuleFacts(
             "covariance", summary="the same in the continuum, by covariances along the ladder", min_chains=2

@@ -179,9 +179,12 @@ class GradientConfig(Section):
         if not isinstance(values, Mapping):
             return values
         estimator = names.ESTIMATORS.get(str(values.get("estimator", "maximum-likelihood")))
-        rule = names.PRIOR_RULES.get(str(values.get("prior_rule", "contrast")))
-        if estimator is None or rule is None:
+        if estimator is None:
             return values  # which is refused later, by name
+        values = {"prior_rule": estimator.prior_rule, **values}
+        rule = names.PRIOR_RULES.get(str(values["prior_rule"]))
+        if rule is None:
+            return values
         multiplier = values.get("noise_multiplier", 0)
         # A text such as "0" is true to Python; what is no number is refused later.
         noisy = isinstance(multiplier, int | float) and multiplier != 0
@@ -313,10 +316,16 @@ class LearningConfig(Section):
         if self.posterior_chains.exchange and self.gradient.num_rungs == 2:
             raise ValueError("`posterior_chains.exchange` needs a ladder of more than 2 rungs, got 2")
         schedule = names.SCHEDULES[self.gradient.schedule.kind]
-        if schedule.needs_exchange and not self.posterior_chains.exchange:
-            raise ValueError(
-                f"`posterior_chains.exchange` must be true for schedule {schedule.name}, got false"
-            )
+        estimator = names.ESTIMATORS[self.gradient.estimator]
+        rule = names.PRIOR_RULES[self.gradient.prior_rule]
+        scores = estimator.uses_scores or rule.uses_scores
+        for word, needed in (
+            (f"schedule {schedule.name}", schedule.needs_exchange),
+            (f"estimator {estimator.name}", estimator.needs_exchange),
+            ("scores at t = 0, which dealt draws lack", scores and self.gradient.needs_prior_rung),
+        ):
+            if needed and not self.posterior_chains.exchange:
+                raise ValueError(f"`posterior_chains.exchange` must be true for {word}, got false")
         if self.gradient.noise_multiplier and (self.prior_chains.num_chains or 2) % 2:
             raise ValueError(
                 f"`prior_chains.num_chains` must be even for a noise_multiplier, got {self.prior_chains.num_chains}"
@@ -387,7 +396,7 @@ def evaluations_per_image(config: LearningConfig) -> int:
     images. It is what `LadderInfo.num_evaluations` counts; the backward pass over the ladder is not in it.
     """
     gradient, chains = config.gradient, config.posterior_chains
-    num_rungs = gradient.num_rungs if chains.exchange else gradient.num_rungs - 1
     dealt = int(gradient.needs_prior_rung and not chains.exchange)
+    num_rungs = gradient.num_rungs - (dealt or not gradient.needs_prior_rung)
     begin = 1 + num_rungs * chains.num_start_steps if chains.start == "annealed" else num_rungs
     return gradient.num_chains * (begin + num_rungs * chains.num_steps + dealt)

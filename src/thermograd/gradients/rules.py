@@ -17,6 +17,11 @@ serves all of them, and a new estimator is one function from a `Ladder` to W. No
 | thermodynamic-complete  | w_k/(M B) (1 + t_k M/(M-1) (l - mean_m l))    | sum w_k (E_k[∇l] + t_k Cov_k(l, ∇l)) |
 | stepping-stone-detached | Δt_k softmax_m(Δt_k l)/B on rungs 0..K-2      | M to infinity: sum Δt_k E_{k+1}[∇l]  |
 | stepping-stone-complete | (t_{k+1} softmax_m(Δt_k l) - t_k/M)/B, 0..K-2 | M to infinity: ∇ log p               |
+| ...-likelihood-stein    | `stein_weights`/B on the last rung            | N to infinity: ∇ log p               |
+| tempered                | 1/(M B) on the last rung                      | ∇ log p                              |
+| multistate              | `state_weights` at t = 1 / B, all rungs       | M to infinity: ∇ log p               |
+
+A visit may leave more than one state of each chain: `maximum-likelihood-stein` reads all of them, the others the last.
 
 "Detached" holds the draws fixed while differentiating, so it is NOT the gradient of log p(x): p_t depends on b too.
 Its continuum ascends J = ∫ (-ln t) E_t[l] dt. "Complete" adds what is missing: d/dt (t E_t[∇l]) = E_t[∇l] +
@@ -29,6 +34,7 @@ References:
     Xie, Lewis, Fan, Kuo, Chen (2011), Improving marginal likelihood estimation for Bayesian phylogenetic model
         selection.
     Masrani, Le, Wood (2019), The thermodynamic variational objective.
+    `stein` and `multistate` name those of theirs.
 """
 
 from collections.abc import Callable
@@ -41,15 +47,20 @@ from torch import Tensor
 from thermograd.config import names
 from thermograd.config.names import EstimatorFacts, PriorRuleFacts
 from thermograd.errors import InputError
+from thermograd.gradients.limits import (
+    Limit,
+    limit_complete,
+    limit_contrast,
+    limit_covariance,
+    limit_detached,
+    limit_detached_objective,
+    limit_maximum_likelihood,
+    limit_right_sum,
+)
+from thermograd.gradients.multistate import state_weights
+from thermograd.gradients.stein import stein_weights
 from thermograd.ladders.ladder import Ladder
 from thermograd.ladders.quadrature import trapezoid_weights
-
-
-class Limit(NamedTuple):
-    """What a rule estimates: sum over k of c[k] E_k[∇l] + d[k] Cov_k(l, ∇l), with ∇E for the prior; both (K,)."""
-
-    expectation: Tensor
-    covariance: Tensor
 
 
 @dataclass(frozen=True)
@@ -97,6 +108,19 @@ def maximum_likelihood(ladder: Ladder) -> Tensor:
     return weights
 
 
+def maximum_likelihood_stein(ladder: Ladder) -> Tensor:
+    """Return Stein weights over B on the last rung: all states of a visit, corrected by their scores."""
+    weights = torch.zeros_like(ladder.log_likelihood)
+    weights[-1] = stein_weights(_scores(ladder)[-1]) / ladder.num_images
+    return weights
+
+
+def multistate(ladder: Ladder) -> Tensor:
+    """Return the weights at t = 1 of the draws of all rungs over B."""
+    (weights,) = state_weights(ladder.log_likelihood, ladder.inverse_temperatures, (1.0,))
+    return weights / ladder.num_images
+
+
 def thermodynamic_detached(ladder: Ladder) -> Tensor:
     """Return w_k/(M B): the trapezoid sum of l over the ladder, differentiated through l alone."""
     return _rung_weights(ladder).expand_as(ladder.log_likelihood)
@@ -119,6 +143,12 @@ def stepping_stone_complete(ladder: Ladder) -> Tensor:
     t = ladder.inverse_temperatures.view(-1, 1, 1)
     _, softmax = _stones(ladder)
     return _without_last(ladder, t[1:] * softmax - t[:-1] / ladder.num_draws)
+
+
+def _scores(ladder: Ladder) -> Tensor:
+    if ladder.score is None:
+        raise InputError("`ladder` must hold the scores of its draws for weights that read them, got None.")
+    return ladder.score
 
 
 def _rung_weights(ladder: Ladder) -> Tensor:
@@ -153,6 +183,28 @@ def contrast(ladder: Ladder) -> tuple[Tensor, Tensor | None]:
     return _with_prior_mean(ladder, energy, 1.0)
 
 
+def contrast_stein(ladder: Ladder) -> tuple[Tensor, Tensor | None]:
+    """Return the contrast's weights, each expectation by Stein weights of its own draws."""
+    energy = -maximum_likelihood_stein(ladder)
+    if ladder.prior_latents is None:
+        energy[0] += stein_weights(_scores(ladder)[0]) / ladder.num_images
+        return energy, None
+    if ladder.prior_score is None:
+        raise InputError(
+            "`ladder` must hold `prior_score` beside `prior_latents` for contrast-stein, got None."
+        )
+    return energy, stein_weights(ladder.prior_score.unsqueeze(1)).squeeze(1)
+
+
+def contrast_multistate(ladder: Ladder) -> tuple[Tensor, Tensor | None]:
+    """Return the contrast's weights: -w(1), and w(0) where each image has a rung at t = 0, else the shared draws."""
+    t = ladder.inverse_temperatures
+    if ladder.has_prior_rung and ladder.prior_latents is None:
+        prior, posterior = state_weights(ladder.log_likelihood, t, (0.0, 1.0))
+        return (prior - posterior) / ladder.num_images, None
+    return _with_prior_mean(ladder, -multistate(ladder), 1.0)
+
+
 def covariance(ladder: Ladder) -> tuple[Tensor, Tensor | None]:
     """Return the weights of ∫ Cov_t(l, -∇E) dt, which equals the contrast in the continuum."""
     return -_rung_weights(ladder) * _unbiased_deviation(ladder), None
@@ -180,54 +232,17 @@ def _with_prior_mean(ladder: Ladder, energy: Tensor, mass: float) -> tuple[Tenso
     return energy, None
 
 
-# --- what each rule estimates ---
-
-
-def _limit_maximum_likelihood(t: Tensor) -> Limit:
-    last = torch.zeros_like(t)
-    last[-1] = 1
-    return Limit(last, torch.zeros_like(t))
-
-
-def _limit_detached(t: Tensor) -> Limit:
-    return Limit(trapezoid_weights(t), torch.zeros_like(t))
-
-
-def _limit_complete(t: Tensor) -> Limit:
-    return Limit(trapezoid_weights(t), trapezoid_weights(t) * t)
-
-
-def _limit_right_sum(t: Tensor) -> Limit:
-    return Limit(torch.cat([t.new_zeros(1), t.diff()]), torch.zeros_like(t))
-
-
-def _limit_contrast(t: Tensor) -> Limit:
-    ends = torch.zeros_like(t)
-    ends[0], ends[-1] = 1, -1
-    return Limit(ends, torch.zeros_like(t))
-
-
-def _limit_covariance(t: Tensor) -> Limit:
-    return Limit(torch.zeros_like(t), -trapezoid_weights(t))
-
-
-def _limit_detached_objective(t: Tensor) -> Limit:
-    weights = trapezoid_weights(t)
-    expectation, covariance = torch.zeros_like(t), torch.zeros_like(t)
-    expectation[1:] = -weights[1:] / t[1:]
-    expectation[0] = -expectation[1:].sum()
-    covariance[0] = -weights[0]
-    return Limit(expectation, covariance)
-
-
 ESTIMATORS: dict[str, Estimator] = {
     name: Estimator(weights=weights, limit=limit, **vars(names.ESTIMATORS[name]))
     for name, weights, limit in (
-        ("maximum-likelihood", maximum_likelihood, _limit_maximum_likelihood),
-        ("thermodynamic-detached", thermodynamic_detached, _limit_detached),
-        ("thermodynamic-complete", thermodynamic_complete, _limit_complete),
-        ("stepping-stone-detached", stepping_stone_detached, _limit_right_sum),
-        ("stepping-stone-complete", stepping_stone_complete, _limit_maximum_likelihood),
+        ("maximum-likelihood", maximum_likelihood, limit_maximum_likelihood),
+        ("maximum-likelihood-stein", maximum_likelihood_stein, limit_maximum_likelihood),
+        ("tempered", maximum_likelihood, limit_maximum_likelihood),
+        ("multistate", multistate, limit_maximum_likelihood),
+        ("thermodynamic-detached", thermodynamic_detached, limit_detached),
+        ("thermodynamic-complete", thermodynamic_complete, limit_complete),
+        ("stepping-stone-detached", stepping_stone_detached, limit_right_sum),
+        ("stepping-stone-complete", stepping_stone_complete, limit_maximum_likelihood),
     )
 }
 """Every estimator of the generator's gradient. Add one here and the contract tests run on it."""
@@ -235,9 +250,11 @@ ESTIMATORS: dict[str, Estimator] = {
 PRIOR_RULES: dict[str, PriorRule] = {
     name: PriorRule(weights=weights, limit=limit, **vars(names.PRIOR_RULES[name]))
     for name, weights, limit in (
-        ("contrast", contrast, _limit_contrast),
-        ("covariance", covariance, _limit_covariance),
-        ("detached-objective", detached_objective, _limit_detached_objective),
+        ("contrast", contrast, limit_contrast),
+        ("contrast-stein", contrast_stein, limit_contrast),
+        ("contrast-multistate", contrast_multistate, limit_contrast),
+        ("covariance", covariance, limit_covariance),
+        ("detached-objective", detached_objective, limit_detached_objective),
     )
 }
 """Every estimator of the prior's gradient."""
@@ -264,7 +281,16 @@ def compute_weights(ladder: Ladder, estimator: Estimator, prior_rule: PriorRule)
             )
         if rule.needs_prior_rung and not ladder.has_prior_rung:
             raise InputError(f"`ladder` must hold the rung t = 0 for each image for {rule.name}.")
-    return Weights(estimator.weights(ladder), *prior_rule.weights(ladder))
+    last = ladder.last_states()
+
+    def whole(weights: Tensor) -> Tensor:
+        padding = ladder.num_draws - weights.shape[1]  # states before the last stand first
+        return torch.nn.functional.pad(weights, (0, 0, padding, 0))
+
+    energy, shared = prior_rule.weights(ladder if prior_rule.states == "all" else last)
+    return Weights(
+        whole(estimator.weights(ladder if estimator.states == "all" else last)), whole(energy), shared
+    )
 
 
 def compute_noisy_weights(
@@ -282,12 +308,18 @@ def compute_noisy_weights(
     first = compute_weights(_half(ladder, 0), estimator, prior_rule)
     second = compute_weights(_half(ladder, 1), estimator, prior_rule)
     scale = multiplier * sign / 2
+
+    def signed(one: Tensor, other: Tensor) -> Tensor:
+        """Put the chains of the halves side by side again, state by state."""
+        halves = [part.unflatten(1, (ladder.num_states, -1)) for part in (one, -other)]
+        return torch.cat(halves, 2).flatten(1, 2)
+
     shared = weights.shared_energy
     if shared is not None and first.shared_energy is not None and second.shared_energy is not None:
         shared = shared + scale * torch.cat([first.shared_energy, -second.shared_energy])
     return Weights(
-        weights.log_likelihood + scale * torch.cat([first.log_likelihood, -second.log_likelihood], 1),
-        weights.energy + scale * torch.cat([first.energy, -second.energy], 1),
+        weights.log_likelihood + scale * signed(first.log_likelihood, second.log_likelihood),
+        weights.energy + scale * signed(first.energy, second.energy),
         shared,
     )
 

@@ -107,6 +107,20 @@ class Ladder:
             score=None if self.score is None else pick(self.score),
         )
 
+    def last_states(self) -> "Ladder":
+        """Return the ladder with the last state of each chain alone."""
+        if self.num_states == 1:
+            return self
+        last = slice(-self.num_chains, None)
+        return replace(
+            self,
+            latents=self.latents[:, last],
+            log_likelihood=self.log_likelihood[:, last],
+            energy=self.energy[:, last],
+            score=None if self.score is None else self.score[:, last],
+            num_states=1,
+        )
+
     def prior_half(self, which: int) -> "Ladder":
         """Return the ladder with the first (0) or second (1) half of the shared prior draws."""
         if self.prior_latents is None:

@@ -12,7 +12,7 @@ of the prior, chosen by its likelihood, with a factor of 1 and the covariance of
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -99,6 +99,7 @@ class Chains:
         self.bottom: Bottom = "shared"
         if any(rule.needs_prior_rung for rule in rules):
             self.bottom = "chains" if chains.exchange else "dealt"
+        self.uses_scores = any(rule.uses_scores for rule in rules)
         self.runs_prior_chains = self.bottom != "chains" or chains.start == "prior"
         self.schedule = make_schedule(gradient.schedule, gradient.num_rungs)
         self.step_sizes = torch.full((gradient.num_rungs,), chains.step_size, device=self.device)
@@ -162,8 +163,11 @@ class Chains:
         num_start_steps = chains.num_start_steps
         state = sampler.start(model, x, generator, at, prior_latents=latents, num_steps=num_start_steps)
         state = state.after(step * chains.num_steps)
-        ladder, info = sampler.run(model, x, state, chains.num_steps, generator, latents)
-        return Draws(prior, ladder, info)
+        if not self.uses_scores:
+            return Draws(prior, *sampler.run(model, x, state, chains.num_steps, generator, latents))
+        _, info, trace = sampler.trace(model, x, state, chains.num_steps, generator, latents, scores=True)
+        score = None if latents is None else model.prior_score(latents)
+        return Draws(prior, replace(trace.as_draws(latents), prior_score=score), info)
 
     def sampler(self, index: Tensor) -> LadderSampler:
         """Return the sampler of a visit to images `index` (B,), at the temperatures and step sizes as they stand."""

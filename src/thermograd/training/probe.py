@@ -65,7 +65,7 @@ def estimator_config(config: Learning, estimator: str, changes: Changes) -> Lear
         gradient["schedule"]["kind"] = "power"
     chains["num_steps"] = changes.num_steps or chains["num_steps"]
     chains["kernel"] = changes.kernel or chains["kernel"]
-    chains["exchange"] = chains["exchange"] and num_rungs > 2
+    chains["exchange"] = (chains["exchange"] or facts.needs_exchange) and num_rungs > 2
     same = (num_rungs, gradient["num_chains"]) == (old_rungs, config.gradient.num_chains)
     if changes.start is not None:
         chains["start"] = changes.start
@@ -116,6 +116,7 @@ def make_samplers(
             config.posterior_chains,
         )
         sampler = samplers.setdefault(key, Sampler(chains))
+        sampler.chains.uses_scores |= chains.uses_scores
         sampler.rules[name] = make_rule(ESTIMATORS[gradient.estimator], PRIOR_RULES[gradient.prior_rule])
     return list(samplers.values())
 
@@ -127,14 +128,17 @@ def _make_chains(own: Chains, model: LatentModel, config: LearningConfig, x: Ten
     gradient, settings, run = config.gradient, config.posterior_chains, own.config
     same_rungs = gradient.num_rungs == run.gradient.num_rungs
     if settings.start == "persistent":
+        rungs = slice(-chains.num_running_rungs, None)  # a rung t = 0 that the run has, and this one shares
         fits = same_rungs and gradient.num_chains == run.gradient.num_chains
+        fits = fits and chains.num_running_rungs <= own.num_running_rungs
         if own.stored is None or not fits or not stored:
             raise InputError(
                 f"`start` persistent needs chains that the run stored for its training images on {gradient.num_rungs} "
                 f"rungs with {gradient.num_chains} chains; try base or annealed."
             )
-        chains.stored, chains.log_factors = own.stored, own.log_factors
-        chains.covariances = None if chains.covariances is None else own.covariances
+        chains.stored, chains.log_factors = own.stored[:, rungs], own.log_factors[:, rungs]
+        if chains.covariances is not None and own.covariances is not None:
+            chains.covariances = own.covariances[:, rungs]
     if same_rungs and gradient.schedule == run.gradient.schedule:
         chains.schedule = own.schedule
         same_proposals = (settings.kernel, settings.precondition) == (

@@ -18,6 +18,7 @@ from thermograd.validation.common import Row, Settings, Validation, make_twin, s
 from thermograd.validation.evidence import evidence_rows
 from thermograd.validation.gradients import generator_rows, prior_rows
 from thermograd.validation.kernels import KERNEL_IMAGES, kernel_rows
+from thermograd.validation.modes import modes_rows
 
 __all__ = ["Row", "Settings", "Validation", "validate"]
 
@@ -39,5 +40,6 @@ def validate(settings: Settings) -> Validation:
         "generator gradient, away from the true weights": list(generator_rows(away, x, settings)),
         "prior gradient, at the true weights": list(prior_rows(twin, x, settings)),
         "prior gradient, away from the true weights": list(prior_rows(away, x, settings)),
+        "separated modes, cold chains": list(modes_rows(settings)),
     }
     return Validation(settings, tables, warnings, time.perf_counter() - start)

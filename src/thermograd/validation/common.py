@@ -124,10 +124,11 @@ def stream(settings: Settings, number: int) -> torch.Generator:
 def exact_ladder(
     twin: LinearGaussian, x: Tensor, t: Tensor, num_chains: int, generator: torch.Generator
 ) -> Ladder:
-    """Return a ladder of exact independent draws."""
+    """Return a ladder of exact independent draws with their scores."""
     latents = twin.sample_power_posterior(x, t, num_chains, generator)
-    with torch.no_grad():
-        return Ladder(t, latents, twin.log_likelihood(x, latents), twin.energy(latents))
+    state = twin.evaluate(x, latents)
+    score = t.to(latents).view(-1, 1, 1, 1) * state.likelihood_score + state.prior_score
+    return Ladder(t, latents, state.log_likelihood, state.energy, score=score)
 
 
 def as_one_step(ladder: Ladder) -> LadderTrace:

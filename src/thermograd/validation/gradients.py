@@ -28,6 +28,7 @@ from thermograd.validation.common import (
 from thermograd.validation.kernels import ula_law
 
 NUM_PROJECTIONS = 20
+STEIN_DRAWS = (10, 20, 40)
 SHORT_RUN_STEPS, SHORT_RUN_STEP_SIZE = 20, 0.1  # the published settings of Pang et al. (2020)
 
 
@@ -43,7 +44,11 @@ class _Arm:
 
     @property
     def is_biased(self) -> bool:
-        return isinstance(self.rule, Estimator) and not self.rule.unbiased
+        return not self.rule.unbiased
+
+    @property
+    def num_rungs(self) -> int:
+        return 2 if self.rule.default_rungs == 2 else NUM_RUNGS
 
 
 def generator_rows(twin: LinearGaussian, x: Tensor, settings: Settings) -> Iterator[Row]:
@@ -59,8 +64,11 @@ def generator_rows(twin: LinearGaussian, x: Tensor, settings: Settings) -> Itera
     for name, rule in ESTIMATORS.items():
         if rule is likelihood:
             continue
-        if rule.min_chains == 1 and rule.unbiased:
-            arms += [_Arm(f"{name}, 1 chain, p = {power:g}", rule, power, 1) for power in (0.3, 1.0, 3.0)]
+        if rule.uses_scores:
+            arms += [_Arm(f"{name}, {m} draws", rule, 1.0, m) for m in STEIN_DRAWS]
+        elif rule.min_chains == 1 and rule.unbiased:
+            powers = (0.3, 1.0, 3.0) if rule.needs_prior_rung else (3.0,)
+            arms += [_Arm(f"{name}, 1 chain, p = {power:g}", rule, power, 1) for power in powers]
         else:
             arms += [_Arm(f"{name}, {m} chains, p = 3", rule, 3.0, m) for m in (2, 4, 8)]
     return _rows(twin, x, settings, arms, "weight")
@@ -68,7 +76,12 @@ def generator_rows(twin: LinearGaussian, x: Tensor, settings: Settings) -> Itera
 
 def prior_rows(twin: LinearGaussian, x: Tensor, settings: Settings) -> Iterator[Row]:
     """Yield every rule's gradient of the energy's curvature."""
-    arms = [_Arm(f"{name}, 2 chains, p = 3", rule, 3.0, 2) for name, rule in PRIOR_RULES.items()]
+    arms = []
+    for name, rule in PRIOR_RULES.items():
+        if rule.unbiased:
+            arms.append(_Arm(f"{name}, 2 chains, p = 3", rule, 3.0, 2))
+        else:
+            arms += [_Arm(f"{name}, {m} draws", rule, 3.0, m) for m in STEIN_DRAWS]
     return _rows(twin, x, settings, arms, "energy_curvature")
 
 
@@ -96,7 +109,7 @@ def _limit(twin: LinearGaussian, x: Tensor, arm: _Arm, parameter: str) -> Tensor
 def _estimate(
     twin: LinearGaussian, x: Tensor, arm: _Arm, parameter: str, generator: torch.Generator
 ) -> Tensor:
-    t = power_schedule(NUM_RUNGS if arm.rule.needs_prior_rung else 2, arm.power)
+    t = power_schedule(arm.num_rungs, arm.power)
     ladder = (
         _short_run(twin, x, generator)
         if arm.short_run
@@ -129,7 +142,7 @@ def _num_evaluations(arm: _Arm) -> int:
     """Return generator evaluations for each image, of which an exact draw counts as one."""
     if arm.short_run:
         return SHORT_RUN_STEPS + 2  # one at the start, one in the backward pass
-    return arm.num_chains * (NUM_RUNGS if arm.rule.needs_prior_rung else 1)
+    return arm.num_chains * (NUM_RUNGS if arm.num_rungs > 2 else 1)
 
 
 def _row(arm: _Arm, draws: Tensor, exact: Tensor, target: Tensor, fewer_chains: float | None) -> Row:

@@ -1,6 +1,7 @@
 """Diagnostics of chains, against closed forms of autoregressions and known failures."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -131,7 +132,7 @@ def info_of(acceptance: Tensor, swap_rates: Tensor | None = None) -> LadderInfo:
     nowhere = torch.zeros(num_rungs, 1, 1)
     state = LadderState(ChainState(*[nowhere] * 6), 0, 0.0)
     return LadderInfo(
-        state, t, acceptance.unsqueeze(1), acceptance, acceptance, 0.0, nowhere.bool(), swap_rates
+        state, t, acceptance.unsqueeze(1), acceptance, acceptance, 0.0, nowhere.bool(), swap_rates=swap_rates
     )
 
 
@@ -172,3 +173,16 @@ def test_quadrature_warning():
     assert quadrature_warnings(large, small) == []
     (caution,) = quadrature_warnings(small, large)
     assert caution.text.startswith("quadrature error (0.4 nats) exceeds Monte Carlo error (0.2 nats)")
+
+
+@pytest.mark.parametrize(("trips", "steps", "warned"), [(0, 200, True), (1, 200, False), (0, 8, False)])
+def test_a_ladder_without_round_trips_says_so(trips: int, steps: int, warned: bool):
+    """A visit of a few steps, which no round trip fits in, says nothing."""
+    good = autoregression(0.0, steps, 3, 2, 2, seed=8)
+    info = replace(
+        info_of(MOVING, torch.tensor([0.3, 0.2])), round_trips=torch.tensor([[trips, trips], [0, 0]])
+    )
+    kinds = [caution.kind for caution in ladder_warnings(info, trace_of(good))]
+    assert ("no-mixing" in kinds) == warned
+    one = replace(info, round_trips=torch.tensor([[0, 3], [0, 0]]))
+    assert ("no-mixing" in [each.kind for each in ladder_warnings(one, trace_of(good))]) == (steps == 200)

@@ -99,8 +99,9 @@ def r_hat(trace: Tensor) -> Tensor:
 def ladder_warnings(info: LadderInfo | None, trace: LadderTrace | None = None) -> list[Caution]:
     """Return a caution for each sign that the chains of a ladder have not mixed.
 
-    Kinds: "r-hat", "stuck-chains", "acceptance", "swap-rate". R-hat is that of the log-likelihood, for each rung and
-    image; it needs a trace of 4 steps.
+    Kinds: "r-hat", "stuck-chains", "acceptance", "swap-rate", and "no-mixing" where rungs exchanged states over a trace
+    of at least 4 K steps and no state made a round trip for half of the images. R-hat is that of the log-likelihood,
+    for each rung and image; it needs a trace of 4 steps.
 
     Args:
         info: what happened while chains ran; None for draws that no chain made.
@@ -122,6 +123,16 @@ def ladder_warnings(info: LadderInfo | None, trace: LadderTrace | None = None) -
                 f"{ACCEPTANCE_LIMIT}: chains hardly move; use a smaller step size, or let it adapt for longer.",
             )
         )
+    if info.round_trips is not None and trace is not None and len(trace.log_likelihood) >= 4 * len(t):
+        share = float((info.round_trips.sum(0) == 0).double().mean())
+        if share >= 0.5:
+            warnings.append(
+                Caution(
+                    "no-mixing",
+                    f"no state travelled from the lowest rung to the highest and back for {share:.0%} of images: "
+                    f"the ladder has not mixed, and what it says may hang on where chains began; run more steps.",
+                )
+            )
     if info.swap_rates is not None and (info.swap_rates < SWAP_RATE_LIMIT).any():
         pair = int(info.swap_rates.argmin())
         warnings.append(

@@ -128,7 +128,6 @@ def _make_chains(own: Chains, model: LatentModel, config: LearningConfig, x: Ten
     gradient, settings, run = config.gradient, config.posterior_chains, own.config
     same_rungs = gradient.num_rungs == run.gradient.num_rungs
     if settings.start == "persistent":
-        rungs = slice(-chains.num_running_rungs, None)  # a rung t = 0 that the run has, and this one shares
         fits = same_rungs and gradient.num_chains == run.gradient.num_chains
         fits = fits and chains.num_running_rungs <= own.num_running_rungs
         if own.stored is None or not fits or not stored:
@@ -136,9 +135,13 @@ def _make_chains(own: Chains, model: LatentModel, config: LearningConfig, x: Ten
                 f"`start` persistent needs chains that the run stored for its training images on {gradient.num_rungs} "
                 f"rungs with {gradient.num_chains} chains; try base or annealed."
             )
-        chains.stored, chains.log_factors = own.stored[:, rungs], own.log_factors[:, rungs]
-        if chains.covariances is not None and own.covariances is not None:
-            chains.covariances = own.covariances[:, rungs]
+        chains.stored, chains.log_factors = own.stored, own.log_factors
+        chains.covariances = None if chains.covariances is None else own.covariances
+        if (
+            chains.num_running_rungs < own.num_running_rungs
+        ):  # the run has a rung t = 0, where this one shares draws
+            chains.stored, chains.log_factors = own.stored[:, 1:], own.log_factors[:, 1:]
+            chains.covariances = None if chains.covariances is None else chains.covariances[:, 1:]
     if same_rungs and gradient.schedule == run.gradient.schedule:
         chains.schedule = own.schedule
         same_proposals = (settings.kernel, settings.precondition) == (

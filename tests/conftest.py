@@ -47,6 +47,8 @@ TINY: dict[str, Any] = {
     "compute.device": "cpu",
     "measure.keep": "last",
 }
+STUDY_TINY = {name: value for name, value in TINY.items() if name != "measure.keep"}
+"""The same for the runs of a study, which has a clock of its own."""
 LADDER: dict[str, Any] = {
     "gradient.estimator": "thermodynamic-complete",
     "gradient.num_rungs": 4,

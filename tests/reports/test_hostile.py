@@ -11,7 +11,7 @@ from typing import Any
 import matplotlib as mpl
 import pytest
 
-from conftest import TINY
+from conftest import STUDY_TINY
 from thermograd.cli import run as run_command_line
 from thermograd.errors import InputError
 from thermograd.reports import write_report
@@ -42,14 +42,15 @@ def described(images_file: Path, names: list[str]) -> dict[str, Any]:
     return {
         "name": "hostile",
         "preset": "digits",
-        "overrides": {**TINY, **quick, "data.path": str(images_file), "data.name": "smooth"},
+        "overrides": {**STUDY_TINY, **quick, "data.path": str(images_file), "data.name": "smooth"},
         "seeds": 1,
         "arms": {name: {"optimiser.generator_lr": 1e-4 * (i + 1)} for i, name in enumerate(names)},
-        "evaluation": {
+        "measure": {
+            "every": "none",
             "extractor": "none",
-            "num_evidence": 0,
-            "num_samples": 10,
-            "num_samples_on_the_way": 10,
+            "num_samples": 20,
+            "num_batches": 3,
+            "num_repeats": 2,
         },
     }
 
@@ -249,4 +250,4 @@ def test_an_empty_group_that_is_not_known_is_refused(images_file: Path, tmp_path
     with pytest.raises(InputError, match="`modle` is not a setting; did you mean 'model'"):
         plan_runs(parse_study(study))
     study["overrides"].pop("modle")
-    assert plan_runs(parse_study(study))[0].config.model.latent_dim == TINY["model.latent_dim"]
+    assert plan_runs(parse_study(study))[0].config.model.latent_dim == STUDY_TINY["model.latent_dim"]

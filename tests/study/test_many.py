@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from conftest import TINY
+from conftest import STUDY_TINY
 from thermograd.cli import run as run_command_line
 from thermograd.study import query_study
 from thermograd.study import results as results_module
@@ -25,14 +25,20 @@ def many(images_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     described: dict[str, Any] = {
         "name": "many",
         "preset": "digits",
-        "overrides": {**TINY, "training.num_epochs": 1, "data.path": str(images_file), "data.name": "smooth"},
+        "overrides": {
+            **STUDY_TINY,
+            "training.num_epochs": 1,
+            "data.path": str(images_file),
+            "data.name": "smooth",
+        },
         "seeds": 1,
         "arms": {"vanilla": {"ready": "vanilla"}},
-        "evaluation": {
+        "measure": {
+            "every": "none",
             "extractor": "none",
-            "num_evidence": 0,
-            "num_samples": 10,
-            "num_samples_on_the_way": 10,
+            "num_samples": 20,
+            "num_batches": 3,
+            "num_repeats": 2,
         },
     }
     folder = make_study(parse_study(described), path)

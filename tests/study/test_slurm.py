@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from conftest import TINY
+from conftest import STUDY_TINY
 from thermograd.study import load_study
 from thermograd.study.attempts import read_attempts
 from thermograd.study.file import parse_study
@@ -44,14 +44,21 @@ def described(images_file: Path, **overrides: Any) -> dict[str, Any]:
     return {
         "name": "queue",
         "preset": "digits",
-        "overrides": {**TINY, **quick, **overrides, "data.path": str(images_file), "data.name": "smooth"},
+        "overrides": {
+            **STUDY_TINY,
+            **quick,
+            **overrides,
+            "data.path": str(images_file),
+            "data.name": "smooth",
+        },
         "seeds": 2,
         "arms": {"vanilla": {"ready": "vanilla"}},
-        "evaluation": {
+        "measure": {
+            "every": "none",
             "extractor": "none",
-            "num_evidence": 0,
             "num_samples": 20,
-            "num_samples_on_the_way": 20,
+            "num_batches": 3,
+            "num_repeats": 2,
         },
     }
 

@@ -593,7 +593,7 @@ def test_a_damaged_study_is_one_line(finished: Path, tmp_path: Path):
     (tmp_path / "study.json").write_text('{"runs": [')
     with pytest.raises(InputError, match=r"study.json is damaged: it is not JSON"):
         open_study(tmp_path)
-    with pytest.raises(InputError, match="`sql` must be a question with an answer, got ''"):
+    with pytest.raises(InputError, match=r"`sql` is refused: .*Expected a single statement"):
         query_study(finished, "")
 
 

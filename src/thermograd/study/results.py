@@ -20,7 +20,7 @@ Rows are made of what the runs' own clock measured; what a command measured besi
 """
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,10 +95,15 @@ def load_study(path: Path | str) -> "pd.DataFrame":
     Example:
         >>> table = tg.load_study("studies/quick")  # doctest: +SKIP
     """
-    return table_of(read_runs(open_study(Path(path))))
+    return _table(open_study(Path(path)))
 
 
-def table_of(runs: Sequence[RunFiles]) -> "pd.DataFrame":
+def _table(folder: StudyFolder) -> "pd.DataFrame":
+    """Return the table of a study, with the files of one run in memory at a time."""
+    return table_of(_read_run(folder, run) for run in folder.runs)
+
+
+def table_of(runs: Iterable[RunFiles]) -> "pd.DataFrame":
     """Return the table of a study from what its runs have written."""
     import pandas as pd
 
@@ -142,20 +147,14 @@ def query_study(path: Path | str, sql: str) -> "pd.DataFrame":
 
     folder = open_study(Path(path))
     with duckdb.connect() as connection, TemporaryDirectory(prefix="thermograd-query-") as scratch:
-        # Each table is made when a question turns out to need it: reading all runs takes far longer than most answers.
-        tables = [
-            lambda: connection.register("results", table_of(read_runs(folder))),
-            lambda: _make_metrics(connection, folder, Path(scratch) / "metrics.jsonl"),
-        ]
+        # Each table is made when a question needs it: reading all runs takes far longer than most answers.
         try:
-            while True:
-                try:
-                    answer = connection.sql(sql)
-                    break
-                except duckdb.CatalogException:
-                    if not tables:
-                        raise
-                    tables.pop(0)()
+            needed = connection.get_table_names(sql)
+            if "results" in needed:
+                connection.register("results", _table(folder))
+            if "metrics" in needed:
+                _make_metrics(connection, folder, Path(scratch) / "metrics.jsonl")
+            answer = connection.sql(sql)
             if answer is None:
                 raise InputError(f"`sql` must be a question with an answer, got {sql!r}.")
             return answer.df()

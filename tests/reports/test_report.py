@@ -28,12 +28,12 @@ from thermograd.study.file import parse_study
 
 # --- synthetic tables: rows as `load_study` gives them ---
 
-ARMS: dict[str, str | None] = {
-    "vanilla": "vanilla",
-    "placebo": "placebo",
-    "complete-p3": "complete",
-    "detached-p3": "detached",
-    "noise-c4": "noise-dial",
+ARMS = {
+    "vanilla": ArmKind("vanilla"),
+    "placebo": ArmKind("placebo"),
+    "complete-p3": ArmKind("complete"),
+    "detached-p3": ArmKind("detached"),
+    "noise-c4": ArmKind("noise-dial"),
 }
 KD = "distance:kd-classifier-digits"
 CONTRASTS = (
@@ -316,7 +316,8 @@ def make_study(
         for seed in study.seeds:
             config, requested = resolve("digits", overrides={**arm.overrides, "seed": seed})
             runs.append(
-                {"identity": config.identity, "arm": arm.name, "ready": arm.ready, "seed": seed, "added": 0,
+                {"identity": config.identity, "arm": arm.name, "ready": arm.ready, "cell": arm.cell,
+                 "seed": seed, "added": 0,
                  "config": config.model_dump(mode="json"), "requested": requested, "num_steps": NUM_STEPS,
                  "num_images": 1437, "evaluations": NUM_STEPS * 128 * (9 + 20 * a)}
             )  # fmt: skip

@@ -54,7 +54,6 @@ def tiny_study(images_file: Path) -> MakeStudy:
 
     def make(**changes: Any) -> dict[str, Any]:
         overrides = {**TINY, "data.path": str(images_file), "data.name": "smooth"}
-        del overrides["measure.keep"]  # a study has a clock of its own
         whole = {
             "name": "tiny",
             "preset": "digits",
@@ -231,7 +230,7 @@ def test_arms_cells_and_seeds_make_the_runs(tiny_study: MakeStudy):
     study = parse_study(tiny_study(arms=arms, grid={"model.latent_dim": [4, 6]}, seeds=[5, 7]))
     runs = plan_runs(study)
     assert len(runs) == len({run.identity for run in runs}) == 2 * 2 * 2 * 2
-    run = by_arm(runs, 7)["ladder-p3[model.latent_dim=6,gradient.num_rungs=4]"].config
+    run = by_arm(runs, 7)["ladder-p3[model.latent_dim=6,gradient.num_rungs=4]"].resolved
     assert (run.gradient.schedule.power, run.model.latent_dim, run.gradient.num_rungs) == (3, 6, 4)
     assert run.seed == 7
 
@@ -302,12 +301,12 @@ def test_planned_evaluations_are_those_that_a_step_counts(tiny_config: Any, over
 def test_matched_vanilla_spends_what_the_ladder_spends(tiny_study: MakeStudy):
     runs = by_arm(plan_runs(parse_study(tiny_study(arms=READY))))
     one_chain = evaluations_per_image(runs["vanilla"].resolved)
-    spent, wanted = (evaluations_per_image(runs[name].config) for name in ("matched", "complete-p3"))
+    spent, wanted = (evaluations_per_image(runs[name].resolved) for name in ("matched", "complete-p3"))
     assert runs["matched"].resolved.gradient.num_chains > 1
     assert abs(spent - wanted) <= one_chain / 2
     overridden = {**READY, "matched": {**READY["matched"], "gradient.num_chains": 2}}
     again = by_arm(plan_runs(parse_study(tiny_study(arms=overridden))))["matched"]
-    assert evaluations_per_image(again.config) == spent
+    assert evaluations_per_image(again.resolved) == spent
 
 
 def test_equal_evaluations_gives_each_arm_the_epochs_of_the_first_arms_budget(tiny_study: MakeStudy):
@@ -486,7 +485,7 @@ def test_measuring_on_the_way_does_not_change_training(tiny_study: MakeStudy, tm
         assert work(folder, run.identity) == "done"
         own = folder.run_folder(run.identity)
         assert records(own) == [(split, step) for step in (8, 12) for split in ("train", "test")]
-        config = plan_runs(folder.study)[folder.runs.index(run)].config
+        config = plan_runs(folder.study)[folder.runs.index(run)].resolved
         train_run(config, tmp_path / run.identity)
         assert weights(own) == weights(tmp_path / run.identity)
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from thermograd.config.plugins import forget_plugins
 from thermograd.config.resolve import resolve
 from thermograd.config.schema import RunConfig
 
@@ -21,6 +22,13 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("OMP_NUM_THREADS", "1")
         torch.set_num_threads(1)  # threads that wait for each other on a loaded machine take minutes
         yield folder
+
+
+@pytest.fixture(autouse=True)
+def registries() -> Iterator[None]:
+    """Forget after each test what it registered."""
+    yield
+    forget_plugins()
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from thermograd.config.plugins import forget_plugins
 from thermograd.config.resolve import resolve
 from thermograd.config.schema import RunConfig
 
@@ -22,13 +21,6 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("OMP_NUM_THREADS", "1")
         torch.set_num_threads(1)  # threads that wait for each other on a loaded machine take minutes
         yield folder
-
-
-@pytest.fixture(autouse=True)
-def registries() -> Iterator[None]:
-    """Forget after each test what it registered."""
-    yield
-    forget_plugins()
 
 
 @pytest.fixture(scope="session")
@@ -45,14 +37,21 @@ TINY: dict[str, Any] = {
     "model.latent_dim": 4,
     "model.energy.hidden": [8],
     "model.generator.widths": [16],
+    "prior_chains.kernel": "ula",
+    "prior_chains.start": "base",
     "prior_chains.num_steps": 3,
+    "prior_chains.num_updates": 1,
     "posterior_chains.num_steps": 2,
+    "optimiser.prior_lr": 2e-4,
+    "optimiser.generator_lr": 1e-3,
+    "optimiser.ema_decay": None,
     "training.batch_size": 8,
     "training.num_epochs": 3,
     "training.pictures_every": 1000,
     "training.log_every": 2,
     "compute.num_threads": 1,
     "compute.device": "cpu",
+    "measure.keep": "last",
 }
 STUDY_TINY = {name: value for name, value in TINY.items() if name != "measure.keep"}
 """The same for the runs of a study, which has a clock of its own."""
@@ -77,7 +76,7 @@ def tiny_config(images_file: Path) -> Callable[..., RunConfig]:
     """Return a function from dotted overrides to a config that trains within a second."""
 
     def make(overrides: dict[str, Any] | None = None) -> RunConfig:
-        data = {"data.path": str(images_file), "data.name": "smooth", "measure.keep": "last"}
+        data = {"data.path": str(images_file), "data.name": "smooth"}
         return resolve("digits", overrides={**data, **TINY, **(overrides or {})})[0]
 
     return make

@@ -39,6 +39,16 @@ def test_the_issues_presets_are_there():
     }
 
 
+@pytest.mark.parametrize(
+    "preset", ["digits", "mnist-5k", "mnist", "fashion-mnist", "svhn", "cifar10", "celeba-64"]
+)
+def test_small_presets_have_a_density_for_a_prior_and_published_ones_the_published_sampler(preset: str):
+    prior = resolve(preset)[0].prior_chains
+    published = preset in ("svhn", "cifar10", "celeba-64")
+    assert prior.is_short_run == published
+    assert (prior.kernel, prior.num_updates > 1) == (("ula", False) if published else ("mala", True))
+
+
 def test_the_published_svhn_settings():
     config, _ = resolve("svhn")
     prior, posterior, optimiser = config.prior_chains, config.posterior_chains, config.optimiser
@@ -145,7 +155,11 @@ def test_every_setting_that_changes_a_number_changes_the_identity():
 def test_the_number_of_rungs_follows_the_estimator():
     assert resolve("digits")[0].gradient.num_rungs == 2
     assert resolve("digits", overrides=LADDER)[0].gradient.num_rungs == 11
-    covariance = {"gradient.prior_rule": "covariance", "gradient.num_chains": 2}
+    covariance = {
+        "gradient.prior_rule": "covariance",
+        "gradient.num_chains": 2,
+        "prior_chains.num_updates": 1,
+    }
     assert resolve("digits", overrides=covariance)[0].gradient.num_rungs == 11
 
 
@@ -185,7 +199,7 @@ def test_streams_are_functions_of_seed_name_and_step():
         ({}, 1, 2),
         ({"gradient.estimator": "thermodynamic-detached"}, 1, 11),
         ({"gradient.estimator": "thermodynamic-complete", "gradient.num_rungs": 7}, 2, 7),
-        ({"gradient.prior_rule": "covariance"}, 2, 11),
+        ({"gradient.prior_rule": "covariance", "prior_chains.num_updates": 1}, 2, 11),
         ({"gradient.noise_multiplier": 2}, 2, 2),
         ({"gradient.noise_multiplier": 0.0}, 1, 2),
         ({"gradient.estimator": "stepping-stone-complete", "gradient.noise_multiplier": 2}, 4, 11),

@@ -71,8 +71,9 @@ def count_zero_gradients(
         RunError: `limit` steps in a row; it is a parameter that does not learn.
     """
     for name in counts:
-        tensor = gradient[name]
-        counts[name] = 0 if tensor.count_nonzero() else counts[name] + 1
+        if name not in gradient:  # this update is not of it
+            continue
+        counts[name] = 0 if gradient[name].count_nonzero() else counts[name] + 1
         if counts[name] >= limit:
             raise RunError(
                 f"The gradient of {name} has been exactly zero for {limit} steps, up to step {step}."

@@ -120,18 +120,25 @@ class Trainer:
         return describe_draws(draws) | record | kept | {"warnings": cautions}
 
     def _gradient(
-        self, x: Tensor, ladder: Ladder, step: int
+        self, x: Tensor, ladder: Ladder, step: int, update: int = 0
     ) -> tuple[dict[str, Tensor], dict[str, Tensor] | None]:
-        """Return the gradient, and the one without added noise where the optimiser wants it."""
+        """Return the gradient, and the one without added noise where the optimiser wants it.
+
+        A further update of the energy has no weights on likelihoods, and noise of its own sign.
+        """
         config = self.config.gradient
         chunk_size = self.config.compute.chunk_size
 
         def backward(weights: Weights) -> dict[str, Tensor]:
+            if update:
+                weights = weights._replace(log_likelihood=torch.zeros_like(weights.log_likelihood))
             return learning_gradient(self.model, x, ladder, weights, chunk_size)
 
         if not config.noise_multiplier:
             return backward(compute_weights(ladder, self.estimator, self.prior_rule)), None
-        coin = torch.rand((), generator=stream(self.config.seed, "noise-sign", step))
+        coin = torch.rand(
+            (), generator=stream(self.config.seed, "noise-sign" + (f"-{update}" if update else ""), step)
+        )
         noisy = compute_noisy_weights(
             ladder, self.estimator, self.prior_rule, config.noise_multiplier, 1.0 if coin < 0.5 else -1.0
         )
@@ -144,10 +151,10 @@ class Trainer:
         prior = self.chains.prior.draw(self.model, step, update=update)
         check_draws(replace(draws, prior=prior), self.config.training.largest_latent, step)
         ladder = replace(draws.ladder, prior_latents=prior.latents, prior_score=None)
-        weights = compute_weights(ladder, self.estimator, self.prior_rule)
-        weights = weights._replace(log_likelihood=torch.zeros_like(weights.log_likelihood))
-        gradient = learning_gradient(self.model, x, ladder, weights)
-        self._update({name: gradient[name] for name in self.groups["prior"]}, None, step, epoch)
+        gradient, clean = self._gradient(x, ladder, step, update)
+        names = self.groups["prior"]
+        own = {name: gradient[name] for name in names}
+        self._update(own, None if clean is None else {name: clean[name] for name in names}, step, epoch)
         self.chains.prior.keep(prior)
 
     def _update(

@@ -187,6 +187,7 @@ def main() -> None:
         "cold, 10 chains x 79 steps, 4 kept": (lambda s: problem.cold(TOP, 10, 79, 4, s), AT_TOP),
         "cold, 10 chains x 79 steps, 20 kept": (lambda s: problem.cold(TOP, 10, 79, 20, s), AT_TOP),
         "cold, 4 chains x 199 steps, 50 kept": (lambda s: problem.cold(TOP, 4, 199, 50, s), AT_TOP),
+        "cold, 2 chains x 399 steps, 200 kept": (lambda s: problem.cold(TOP, 2, 399, 200, s), AT_TOP),
         "cold, 3 rungs x 3 chains x 88 steps, 20 kept": (
             lambda s: problem.cold(THREE, 3, 88, 20, s, exchange=True),
             ON_LADDER,

@@ -9,8 +9,8 @@ from timing import Make, Times, race_apart
 
 from thermograd.config.resolve import resolve
 from thermograd.config.schema import RunConfig
+from thermograd.ladders.named import make_schedule
 from thermograd.ladders.quadrature import trapezoid_weights
-from thermograd.ladders.schedules import make_schedule
 from thermograd.training.builder import build_model
 from thermograd.training.trainer import Trainer
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from thermograd.config.plugins import forget_plugins
 from thermograd.config.resolve import resolve
 from thermograd.config.schema import RunConfig
 
@@ -21,6 +22,13 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("OMP_NUM_THREADS", "1")
         torch.set_num_threads(1)  # threads that wait for each other on a loaded machine take minutes
         yield folder
+
+
+@pytest.fixture(autouse=True)
+def registries() -> Iterator[None]:
+    """Forget after each test what it registered."""
+    yield
+    forget_plugins()
 
 
 @pytest.fixture(scope="session")
@@ -51,7 +59,6 @@ TINY: dict[str, Any] = {
     "training.log_every": 2,
     "compute.num_threads": 1,
     "compute.device": "cpu",
-    "measure.keep": "last",
 }
 STUDY_TINY = {name: value for name, value in TINY.items() if name != "measure.keep"}
 """The same for the runs of a study, which has a clock of its own."""
@@ -76,7 +83,7 @@ def tiny_config(images_file: Path) -> Callable[..., RunConfig]:
     """Return a function from dotted overrides to a config that trains within a second."""
 
     def make(overrides: dict[str, Any] | None = None) -> RunConfig:
-        data = {"data.path": str(images_file), "data.name": "smooth"}
+        data = {"data.path": str(images_file), "data.name": "smooth", "measure.keep": "last"}
         return resolve("digits", overrides={**data, **TINY, **(overrides or {})})[0]
 
     return make

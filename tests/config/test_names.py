@@ -8,12 +8,13 @@ import torch
 
 import thermograd
 from thermograd.config import names
-from thermograd.config.names import Table
-from thermograd.config.schema import ScheduleConfig
+from thermograd.config.sections import ScheduleConfig
+from thermograd.config.tables import Table
 from thermograd.errors import InputError
 from thermograd.evidence import METHODS
 from thermograd.gradients.rules import ESTIMATORS, PRIOR_RULES
-from thermograd.ladders.schedules import check_schedule, make_schedule
+from thermograd.ladders.named import make_schedule
+from thermograd.ladders.schedules import check_schedule
 from thermograd.reports.style import FAMILIES
 from thermograd.samplers.named import KERNELS
 from thermograd.study.file import READY
@@ -94,6 +95,7 @@ def lists_of_names(source: str) -> list[str]:
 
 ALLOWED = {
     "training/builder.py": "GENERATORS",
+    "ladders/named.py": "SCHEDULES",
     "ladders/ladder.py": "POSTERIOR_STARTS",  # what a sampler offers; a run adds chains that persist
     "reports/style.py": "READY",
 }

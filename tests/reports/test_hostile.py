@@ -250,4 +250,4 @@ def test_an_empty_group_that_is_not_known_is_refused(images_file: Path, tmp_path
     with pytest.raises(InputError, match="`modle` is not a setting; did you mean 'model'"):
         plan_runs(parse_study(study))
     study["overrides"].pop("modle")
-    assert plan_runs(parse_study(study))[0].config.model.latent_dim == STUDY_TINY["model.latent_dim"]
+    assert plan_runs(parse_study(study))[0].resolved.model.latent_dim == STUDY_TINY["model.latent_dim"]

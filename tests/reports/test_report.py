@@ -23,16 +23,17 @@ from thermograd.reports.statistics import detectable_difference
 from thermograd.reports.tables import chains, differences, gradients
 from thermograd.reports.words import label, number
 from thermograd.runs.pictures import save_png
+from thermograd.study.arms import ArmKind
 from thermograd.study.file import parse_study
 
 # --- synthetic tables: rows as `load_study` gives them ---
 
-ARMS: dict[str, str | None] = {
-    "vanilla": "vanilla",
-    "placebo": "placebo",
-    "complete-p3": "complete",
-    "detached-p3": "detached",
-    "noise-c4": "noise-dial",
+ARMS = {
+    "vanilla": ArmKind("vanilla"),
+    "placebo": ArmKind("placebo"),
+    "complete-p3": ArmKind("complete"),
+    "detached-p3": ArmKind("detached"),
+    "noise-c4": ArmKind("noise-dial"),
 }
 KD = "distance:kd-classifier-digits"
 CONTRASTS = (
@@ -222,20 +223,22 @@ def test_bias_is_taken_out():
 
 def test_the_noise_floor_is_the_placebo_minus_vanilla():
     values = {"vanilla": {0: 1.0, 1: 2.0}, "placebo-s1": {0: 1.5, 1: 2.0}, "placebo-s2": {0: 2.0, 1: 3.0}}
-    arms: dict[str, str | None] = {"vanilla": "vanilla", "placebo-s1": "placebo", "placebo-s2": "placebo"}
+    arms = {"vanilla": ArmKind("vanilla"), "placebo-s1": ArmKind("placebo"), "placebo-s2": ArmKind("placebo")}
     floor = noise_floor(values, arms)
     assert floor is not None
     assert floor.value == pytest.approx((0.75 + 0.5) / 2)  # placebos of a seed are averaged first
-    assert noise_floor(values, {"vanilla": "vanilla"}) is None
+    assert noise_floor(values, {"vanilla": ArmKind("vanilla")}) is None
 
 
 def test_arms_are_compared_in_their_own_cell():
-    arms: dict[str, str | None] = {
-        f"{name}[d={d}]": name for d in (8, 16) for name in ("vanilla", "placebo", "complete")
+    arms = {
+        f"{name}[d={d}]": ArmKind(name, {"d": d})
+        for d in (8, 16)
+        for name in ("vanilla", "placebo", "complete")
     }
     assert baseline("complete[d=16]", arms) == "vanilla[d=16]"
     assert baseline("vanilla[d=16]", arms) is None
-    assert baseline("complete", {"complete": "complete"}) is None
+    assert baseline("complete", {"complete": ArmKind("complete")}) is None
     values = {
         f"{name}[d={d}]": {0: d + (name == "placebo") * d} for d in (8, 16) for name in ("vanilla", "placebo")
     }
@@ -313,7 +316,8 @@ def make_study(
         for seed in study.seeds:
             config, requested = resolve("digits", overrides={**arm.overrides, "seed": seed})
             runs.append(
-                {"identity": config.identity, "arm": arm.name, "ready": arm.ready, "seed": seed, "added": 0,
+                {"identity": config.identity, "arm": arm.name, "ready": arm.ready, "cell": arm.cell,
+                 "seed": seed, "added": 0,
                  "config": config.model_dump(mode="json"), "requested": requested, "num_steps": NUM_STEPS,
                  "num_images": 1437, "evaluations": NUM_STEPS * 128 * (9 + 20 * a)}
             )  # fmt: skip

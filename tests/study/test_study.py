@@ -37,8 +37,9 @@ from thermograd.study.attempts import STALE, Claim, claim, read_attempts
 from thermograd.study.clusters import read_cluster_file
 from thermograd.study.file import parse_study, ready_studies
 from thermograd.study.folder import extend_study, is_done, make_study, open_study, study_status
-from thermograd.study.plan import PlannedRun, check_metrics, check_weights, plan_runs, time_steps
+from thermograd.study.plan import check_metrics, check_weights, plan_runs, time_steps
 from thermograd.study.results import TIME_COLUMNS
+from thermograd.study.run import StudyRun
 from thermograd.study.work import work
 from thermograd.training.builder import batch_images, build_model, load_data
 from thermograd.training.trainer import Trainer
@@ -53,7 +54,6 @@ def tiny_study(images_file: Path) -> MakeStudy:
 
     def make(**changes: Any) -> dict[str, Any]:
         overrides = {**TINY, "data.path": str(images_file), "data.name": "smooth"}
-        del overrides["measure.keep"]  # a study has a clock of its own
         whole = {
             "name": "tiny",
             "preset": "digits",
@@ -221,16 +221,16 @@ def test_the_files_that_come_with_the_package_are_good(name: str):
 # --- arms and cost ---
 
 
-def by_arm(runs: list[PlannedRun], seed: int = 0) -> dict[str, PlannedRun]:
-    return {run.arm: run for run in runs if run.config.seed == seed}
+def by_arm(runs: list[StudyRun], seed: int = 0) -> dict[str, StudyRun]:
+    return {run.arm: run for run in runs if run.seed == seed}
 
 
 def test_arms_cells_and_seeds_make_the_runs(tiny_study: MakeStudy):
     arms = {"ladder": {"ready": "complete", "powers": [1, 3], "grid": {"gradient.num_rungs": [3, 4]}}}
     study = parse_study(tiny_study(arms=arms, grid={"model.latent_dim": [4, 6]}, seeds=[5, 7]))
     runs = plan_runs(study)
-    assert len(runs) == len({run.config.identity for run in runs}) == 2 * 2 * 2 * 2
-    run = by_arm(runs, 7)["ladder-p3[model.latent_dim=6,gradient.num_rungs=4]"].config
+    assert len(runs) == len({run.identity for run in runs}) == 2 * 2 * 2 * 2
+    run = by_arm(runs, 7)["ladder-p3[model.latent_dim=6,gradient.num_rungs=4]"].resolved
     assert (run.gradient.schedule.power, run.model.latent_dim, run.gradient.num_rungs) == (3, 6, 4)
     assert run.seed == 7
 
@@ -238,12 +238,12 @@ def test_arms_cells_and_seeds_make_the_runs(tiny_study: MakeStudy):
 def test_an_arm_can_have_some_of_the_seeds(tiny_study: MakeStudy):
     arms = {"vanilla": {"ready": "vanilla"}, "dear": {"ready": "complete", "seeds": [7]}}
     runs = plan_runs(parse_study(tiny_study(arms=arms, seeds=[5, 7])))
-    assert [(run.arm, run.config.seed) for run in runs] == [("vanilla", 5), ("vanilla", 7), ("dear", 7)]
+    assert [(run.arm, run.seed) for run in runs] == [("vanilla", 5), ("vanilla", 7), ("dear", 7)]
 
 
 def test_arms_that_come_ready_are_what_they_say(tiny_study: MakeStudy):
     runs = by_arm(plan_runs(parse_study(tiny_study(arms=READY))))
-    gradient = {name: run.config.gradient for name, run in runs.items()}
+    gradient = {name: run.resolved.gradient for name, run in runs.items()}
     assert list(runs) == [
         *(
             "vanilla",
@@ -261,8 +261,8 @@ def test_arms_that_come_ready_are_what_they_say(tiny_study: MakeStudy):
     assert gradient["complete-p3"].estimator == "thermodynamic-complete"
     assert [gradient[f"noise-c{c}"].noise_multiplier for c in (0, 2)] == [0, 2]
     assert gradient["noise-c0"].num_chains == gradient["noise-c2"].num_chains == 2
-    assert runs["rate"].config.optimiser.betas == (0.8, 0.99)
-    placebo, vanilla = runs["placebo"].config, runs["vanilla"].config
+    assert runs["rate"].resolved.optimiser.betas == (0.8, 0.99)
+    placebo, vanilla = runs["placebo"].resolved, runs["vanilla"].resolved
     assert placebo.model_copy(update={"chain_stream": 0}) == vanilla
     assert placebo.identity != vanilla.identity
 
@@ -300,34 +300,34 @@ def test_planned_evaluations_are_those_that_a_step_counts(tiny_config: Any, over
 
 def test_matched_vanilla_spends_what_the_ladder_spends(tiny_study: MakeStudy):
     runs = by_arm(plan_runs(parse_study(tiny_study(arms=READY))))
-    one_chain = evaluations_per_image(runs["vanilla"].config)
-    spent, wanted = (evaluations_per_image(runs[name].config) for name in ("matched", "complete-p3"))
-    assert runs["matched"].config.gradient.num_chains > 1
+    one_chain = evaluations_per_image(runs["vanilla"].resolved)
+    spent, wanted = (evaluations_per_image(runs[name].resolved) for name in ("matched", "complete-p3"))
+    assert runs["matched"].resolved.gradient.num_chains > 1
     assert abs(spent - wanted) <= one_chain / 2
     overridden = {**READY, "matched": {**READY["matched"], "gradient.num_chains": 2}}
     again = by_arm(plan_runs(parse_study(tiny_study(arms=overridden))))["matched"]
-    assert evaluations_per_image(again.config) == spent
+    assert evaluations_per_image(again.resolved) == spent
 
 
 def test_equal_evaluations_gives_each_arm_the_epochs_of_the_first_arms_budget(tiny_study: MakeStudy):
     study = tiny_study(arms=READY, equal="evaluations", overrides={"training.num_epochs": 40})
     runs = by_arm(plan_runs(parse_study(study)))
     budget = runs["vanilla"].evaluations
-    epochs = {name: run.config.training.num_epochs for name, run in runs.items()}
+    epochs = {name: run.resolved.training.num_epochs for name, run in runs.items()}
     assert epochs["vanilla"] == epochs["placebo"] == epochs["rate"] == 40
     assert len(set(epochs.values())) > 2
     for run in runs.values():
-        assert abs(run.evaluations - budget) <= run.evaluations / run.config.training.num_epochs / 2
+        assert abs(run.evaluations - budget) <= run.evaluations / run.resolved.training.num_epochs / 2
     equal_epochs = by_arm(plan_runs(parse_study({**study, "equal": "epochs"})))
-    assert {run.config.training.num_epochs for run in equal_epochs.values()} == {40}
+    assert {run.resolved.training.num_epochs for run in equal_epochs.values()} == {40}
 
 
 def test_seeds_are_paired_across_arms(tiny_study: MakeStudy):
     """Equal seeds have equal initial weights and batches; the placebo differs from vanilla in its chains alone."""
     runs = plan_runs(parse_study(tiny_study(arms=READY)))
 
-    def seen(run: PlannedRun) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        config, data = run.config, load_data(run.config)
+    def seen(run: StudyRun) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        config, data = run.resolved, load_data(run.resolved)
         trainer = Trainer(config, build_model(config), len(data))
         weights = torch.cat([p.detach().flatten() for p in trainer.model.parameters()]).numpy()
         order = np.stack([batch_order(len(data), 8, config.seed, epoch) for epoch in range(2)])
@@ -485,7 +485,7 @@ def test_measuring_on_the_way_does_not_change_training(tiny_study: MakeStudy, tm
         assert work(folder, run.identity) == "done"
         own = folder.run_folder(run.identity)
         assert records(own) == [(split, step) for step in (8, 12) for split in ("train", "test")]
-        config = plan_runs(folder.study)[folder.runs.index(run)].config
+        config = plan_runs(folder.study)[folder.runs.index(run)].resolved
         train_run(config, tmp_path / run.identity)
         assert weights(own) == weights(tmp_path / run.identity)
 

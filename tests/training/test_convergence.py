@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from thermograd.config.schema import PriorChainsConfig
+from thermograd.config.sections import PriorChainsConfig
 from thermograd.errors import InputError
 from thermograd.models.latent_model import LatentModel
 from thermograd.samplers.prior import PriorSource

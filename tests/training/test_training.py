@@ -12,7 +12,8 @@ from thermograd.data import batch_order
 from thermograd.errors import InputError, RunError
 from thermograd.gradients.rules import ESTIMATORS, PRIOR_RULES
 from thermograd.ladders.ladder import LadderSampler, LadderState
-from thermograd.ladders.schedules import check_schedule, make_schedule
+from thermograd.ladders.named import make_schedule
+from thermograd.ladders.schedules import check_schedule
 from thermograd.streams import stream
 from thermograd.training.builder import build_model
 from thermograd.training.chains import Draws

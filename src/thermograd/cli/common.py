@@ -14,6 +14,13 @@ from thermograd.errors import InputError, nearest, shown
 from thermograd.files import hold, parse_yaml
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object, for machines.")
+plugins_option = click.option(
+    "--plugins",
+    multiple=True,
+    metavar="FILE.py",
+    type=click.Path(path_type=Path),
+    help="A file that brings algorithms or networks of your own; may be repeated.",
+)
 folder_argument = click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 OVERRIDES = {"ignore_unknown_options": True, "allow_extra_args": True}
 """Context settings of a verb that takes dotted overrides."""

@@ -120,9 +120,9 @@ def measure(folder: Path, again: bool, as_json: bool, **options: Any) -> None:
     from thermograd.cli.options import given
     from thermograd.evaluation.clock import measure_run
     from thermograd.evaluation.records import FILE
-    from thermograd.runs.folder import read_config
+    from thermograd.runs.folder import open_config
 
-    own = read_config(folder).measure.model_dump()
+    own = open_config(folder).measure.model_dump()
     wanted = given(
         "measure", {**own, **{name: value for name, value in options.items() if value not in (None, ())}}
     )

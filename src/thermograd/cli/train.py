@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from thermograd.cli.common import OVERRIDES, emit, folder_argument, json_option, parse_overrides
+from thermograd.cli.common import (
+    OVERRIDES,
+    emit,
+    folder_argument,
+    json_option,
+    parse_overrides,
+    plugins_option,
+)
 from thermograd.config.names import preset_names
 from thermograd.errors import InputError, one_line
 
@@ -23,6 +30,7 @@ OPTIONS = (
     "--out",
     "--seed",
     "--epochs",
+    "--plugins",
     "--data",
     "--overwrite",
     "--no-measure",
@@ -39,6 +47,7 @@ OPTIONS = (
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder [default: runs/PRESET-HASH].")
 @click.option("--seed", help="Seed of every random stream.")
 @click.option("--epochs", help="Passes over the data.")
+@plugins_option
 @click.option("--data", help="A folder of images, or a .npy, .npz, idx or HDF5 file.")
 @click.option("--overwrite", is_flag=True, help="Remove the run that the folder holds.")
 @click.option("--no-measure", is_flag=True, help="Measure nothing now; `thermograd measure` does it later.")
@@ -52,6 +61,7 @@ def train(
     out: Path | None,
     seed: str | None,
     epochs: str | None,
+    plugins: tuple[Path, ...],
     data: str | None,
     overwrite: bool,
     no_measure: bool,
@@ -69,6 +79,8 @@ def train(
     for name, value in (("seed", seed), ("training.num_epochs", epochs)):
         if value is not None:
             overrides[name] = parse_value(value)
+    if plugins:
+        overrides["plugins"] = [str(plugin) for plugin in plugins]
     if data is not None:
         if not data:
             raise InputError("`--data` must be a file or a folder, got ''.")
@@ -89,9 +101,9 @@ def train(
 @json_option
 def resume(folder: Path, no_measure: bool, as_json: bool) -> None:
     """Go on with the run in DIR from its last whole checkpoint."""
-    from thermograd.runs.folder import read_config
+    from thermograd.runs.folder import open_config
 
-    _train(read_config(folder), folder, {}, as_json, measured=not no_measure)
+    _train(open_config(folder), folder, {}, as_json, measured=not no_measure)
 
 
 def _train(

@@ -57,11 +57,10 @@ def variance(
     from thermograd.runs.run import load_run
 
     long = ReferenceSettings(num_burn_in=reference_steps // 2, num_steps=reference_steps)
-    settings = given("variance", options, reference=long if reference else None, split=split, seed=seed)
     with holding(folder, "variance"):
-        record = variance_of_run(
-            load_run(folder, checkpoint), settings, lambda line: click.echo(line, err=True)
-        )
+        run = load_run(folder, checkpoint)  # first, since its plugins know estimators that options may name
+        settings = given("variance", options, reference=long if reference else None, split=split, seed=seed)
+        record = variance_of_run(run, settings, lambda line: click.echo(line, err=True))
 
     def text() -> None:
         _print_table(record, rows_of(record))

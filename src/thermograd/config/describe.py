@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BaseModel
 from pydantic.fields import FieldInfo
 
 from thermograd.config.fields import Named
-from thermograd.config.names import Table
+from thermograd.config.tables import Table
 
 
 class NoDefault(Enum):
@@ -53,9 +53,8 @@ class Setting:
         if self.choices:
             words = " | ".join(self.choices)
         else:
-            words = {int: "integer", float: "number", bool: "true | false", Path: "path"}.get(
-                self.kind, "text"
-            )
+            known = {int: "integer", float: "number", bool: "true | false", Path: "path", dict: "mapping"}
+            words = known.get(self.kind, "text")
             words = " ".join([f"{words}s" if self.many else words, *map(_bound, self.bounds)])
         return f"{words} or none" if self.optional else words
 
@@ -136,7 +135,7 @@ def _setting(name: str, info: FieldInfo, default: Any) -> Setting:
         choices, inner = tuple(map(str, get_args(inner))), type(get_args(inner)[0])
     return Setting(
         name,
-        inner if isinstance(inner, type) else str,
+        _kind(inner),
         choices,
         table,
         tuple(bound for bound in bounds if isinstance(bound, Ge | Gt | Le | Lt)),
@@ -145,6 +144,13 @@ def _setting(name: str, info: FieldInfo, default: Any) -> Setting:
         default,
         info.description or "",
     )
+
+
+def _kind(inner: Any) -> type:
+    found = get_origin(inner) or inner
+    if not isinstance(found, type):
+        return str
+    return Path if issubclass(found, BaseModel) else found  # a plugin, of which a user writes the path alone
 
 
 def _is_named(metadata: Any) -> bool:

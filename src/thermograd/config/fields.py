@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
 
 from thermograd.config import names
 
@@ -28,9 +28,12 @@ class Named:
 
     table: names.Table[Any]
 
-    def __call__(self, value: str) -> str:
-        """Return the name, or raise an `InputError` with the nearest one."""
-        return self.table.check(value)
+    def __call__(self, value: str, info: ValidationInfo) -> str:
+        """Return the name, or raise an `InputError` with the nearest one.
+
+        Settings that were checked before, as those of a run folder, may name what only a plugin knows.
+        """
+        return value if (info.context or {}).get("checked_before") else self.table.check(value)
 
 
 EstimatorName = Annotated[str, AfterValidator(Named(names.ESTIMATORS))]
@@ -40,6 +43,7 @@ ScheduleName = Annotated[str, AfterValidator(Named(names.SCHEDULES))]
 PriorStart = Annotated[str, AfterValidator(Named(names.PRIOR_STARTS))]
 PosteriorStart = Annotated[str, AfterValidator(Named(names.POSTERIOR_STARTS))]
 GeneratorName = Annotated[str, AfterValidator(Named(names.GENERATORS))]
+EnergyName = Annotated[str, AfterValidator(Named(names.ENERGIES))]
 ExtractorName = Annotated[str, AfterValidator(Named(names.EXTRACTORS))]
 
 

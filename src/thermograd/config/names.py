@@ -4,28 +4,11 @@ Nothing here computes, so it is free of torch: an algorithm's own module takes i
 registers is added to the same tables.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass
 from importlib import resources
-from typing import Generic, Literal, TypeVar
+from typing import Literal
 
-from thermograd.errors import InputError, nearest
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What is known of an algorithm.
-
-    Attributes:
-        name: as users write it.
-        summary: one line, for help.
-        history: kept for its proofs and for comparison; new studies leave it out.
-    """
-
-    name: str
-    _: KW_ONLY
-    summary: str = ""
-    history: bool = False
+from thermograd.config.tables import Facts, Table
 
 
 @dataclass(frozen=True)
@@ -114,61 +97,6 @@ class ExtractorFacts(Facts):
     num_features: int = 0
     distances: tuple[str, ...] = ()
     full_distances: tuple[str, ...] = ()
-
-
-F = TypeVar("F", bound=Facts)
-
-
-class Table(Mapping[str, F], Generic[F]):
-    """Facts by name, in a fixed order.
-
-    Args:
-        word: what an entry is, in messages, as "estimator".
-        entries: the facts.
-    """
-
-    def __init__(self, word: str, entries: Iterable[F]):
-        self.word = word
-        self._entries = {facts.name: facts for facts in entries}
-
-    def __getitem__(self, name: str) -> F:
-        """Return the facts of a name."""
-        return self._entries[name]
-
-    def __iter__(self) -> Iterator[str]:
-        """Iterate over the names."""
-        return iter(self._entries)
-
-    def __len__(self) -> int:
-        """Return the number of entries."""
-        return len(self._entries)
-
-    def check(self, name: str, field: str = "") -> str:
-        """Return the name if it is known.
-
-        Args:
-            name: what was written.
-            field: where, for the message; "" where the caller puts it in front.
-
-        Raises:
-            InputError: it is not known; the message gives the nearest one.
-        """
-        if name not in self._entries:
-            place = f"`{field}` " if field else ""
-            raise InputError(f"{place}{name!r} is not a known {self.word}{nearest(name, list(self))}")
-        return name
-
-    @property
-    def current(self) -> list[str]:
-        """Return the names of those that are not history."""
-        return [name for name, facts in self.items() if not facts.history]
-
-    @property
-    def help(self) -> str:
-        """Return one line that says what each is."""
-        return "; ".join(
-            f"{name}: {facts.summary}{' (history)' if facts.history else ''}" for name, facts in self.items()
-        )
 
 
 ESTIMATORS = Table(

@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from thermograd.config.names import preset_names
+from thermograd.config.plugins import load_plugins, with_whole_paths
 from thermograd.config.schema import RunConfig
 from thermograd.errors import InputError, nearest, shown
 from thermograd.files import read_yaml
@@ -42,7 +43,7 @@ def resolve(
     Raises:
         InputError: one line that names each field and value at fault.
     """
-    requested = read_yaml(file) if file is not None else {}
+    requested = {} if file is None else with_whole_paths(read_yaml(file), file.parent)
     if requested.get("preset", preset) != preset:
         raise InputError(f"`preset` is {requested['preset']!r} in {file}, and {preset!r} was asked for.")
     for dotted, value in (overrides or {}).items():
@@ -50,13 +51,17 @@ def resolve(
     return validate_config(_merge(load_preset(preset), requested)), requested
 
 
-def validate_config(values: Mapping[str, Any]) -> RunConfig:
-    """Check nested dictionaries and return the config.
+def validate_config(values: Mapping[str, Any], copies: Path | None = None) -> RunConfig:
+    """Check nested dictionaries, load the plugins that they name, and return the config.
+
+    Args:
+        values: nested settings; relative paths of plugins begin where the process stands.
+        copies: the folder that holds copies of the plugins, which are loaded in place of the files.
 
     Raises:
-        InputError: one line that names each field and value at fault.
+        InputError: one line that names each field and value at fault, or a plugin at fault.
     """
-    return validate(RunConfig, values)
+    return validate(RunConfig, load_plugins(with_whole_paths(values, Path.cwd()), copies))
 
 
 def settings_of(kind: type[Kind], base: Mapping[str, Any], overrides: Mapping[str, Any]) -> Kind:
@@ -71,19 +76,26 @@ def settings_of(kind: type[Kind], base: Mapping[str, Any], overrides: Mapping[st
     return validate(kind, _merge(base, requested))
 
 
-def validate(kind: type[Kind], values: Mapping[str, Any], words: Mapping[str, str] | None = None) -> Kind:
+def validate(
+    kind: type[Kind],
+    values: Mapping[str, Any],
+    words: Mapping[str, str] | None = None,
+    *,
+    checked_before: bool = False,
+) -> Kind:
     """Check nested dictionaries and return what they describe.
 
     Args:
         kind: the group of settings.
         values: nested dictionaries.
         words: what a user calls a setting, where it is not by its name.
+        checked_before: take names of algorithms on trust, as those of a run that is only read: plugins are not loaded.
 
     Raises:
         InputError: one line that names each field and value at fault.
     """
     try:
-        return kind.model_validate(values)
+        return kind.model_validate(values, context={"checked_before": checked_before})
     except ValidationError as error:
         raise InputError(shown(" ".join(_describe(error, kind, words or {})))) from None
 

@@ -5,7 +5,6 @@ Everything that changes a number belongs to the config, so its hash is the run's
 
 import hashlib
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,223 +13,20 @@ from pydantic import Field, model_validator
 
 from thermograd.config import names
 from thermograd.config.fields import (
-    EstimatorName,
     Fraction,
-    GeneratorName,
-    KernelName,
     Number,
     PositiveFloat,
     PositiveInt,
-    PosteriorStart,
-    PriorRuleName,
-    PriorStart,
-    ScheduleName,
     Section,
-    Widths,
 )
 from thermograd.config.measure import MeasureConfig
-
-
-class DataConfig(Section):
-    """What is learnt from."""
-
-    name: str = Field(description="a name of `thermograd data list`, or any name for data given by path")
-    path: Path | None = Field(
-        None, description="a folder of images, or a .npy, .npz, idx or HDF5 file of one's own"
-    )
-    range: tuple[Number, Number] | None = Field(
-        None, description="values of the images in `path` that are black and white; None to recognise them"
-    )
-    num_images: PositiveInt | None = Field(None, description="train on the first so many images")
-    binarise: Literal["none", "threshold", "dynamic"] = Field(
-        "none", description="for a Bernoulli likelihood"
-    )
-    threshold: Annotated[Number, Field(gt=0, lt=1)] = Field(
-        0.5, description="of grey in [0, 1], for `threshold`"
-    )
-
-    @model_validator(mode="after")
-    def _check(self) -> "DataConfig":
-        if self.range is not None and self.range[0] >= self.range[1]:
-            raise ValueError(f"`data.range` must rise, got {list(self.range)}")
-        if self.range is not None and self.path is None:
-            raise ValueError(
-                f"`data.range` is for images given by `data.path`, got {list(self.range)} without one"
-            )
-        return self
-
-
-class EnergyConfig(Section):
-    """The energy network of the prior."""
-
-    hidden: Widths = Field((200, 200), description="widths of the hidden layers")
-    activation: Literal["gelu", "leaky_relu", "silu"] = Field("gelu", description="between the layers")
-
-
-class GeneratorConfig(Section):
-    """The generator network."""
-
-    kind: GeneratorName = Field("conv", description="convolutions, or layers of all pixels")
-    widths: Widths = Field((64, 32, 16), description="channels, or units, from the latents to the image")
-
-
-class ModelConfig(Section):
-    """The latent energy-based prior model."""
-
-    image_shape: tuple[Literal[1, 3], PositiveInt, PositiveInt] = Field(description="channels, height, width")
-    latent_dim: PositiveInt = Field(32, description="d, numbers that describe an image")
-    likelihood: Literal["gaussian", "bernoulli"] = Field(
-        "gaussian", description="of the pixels given the latents"
-    )
-    noise_std: PositiveFloat = Field(0.3, description="s, of pixels in [-1, 1]")
-    base_std: PositiveFloat = Field(1.0, description="s0")
-    energy: EnergyConfig = EnergyConfig()
-    generator: GeneratorConfig = GeneratorConfig()
-
-
-class PriorChainsConfig(Section):
-    """Chains on the prior, shared by all images of a batch."""
-
-    kernel: KernelName = Field("ula", description="Langevin steps without or with a Metropolis test")
-    num_steps: PositiveInt = Field(60, description="steps of a chain in each iteration")
-    step_size: PositiveFloat = Field(0.4, description="h")
-    start: PriorStart = Field(
-        "base", description="where chains begin; persistent ones go on where they stood"
-    )
-    num_chains: PositiveInt | None = Field(None, description="M0; None for one a posterior chain")
-    num_updates: PositiveInt = Field(
-        1, description="steps of the energy for each of the generator, with the same posterior draws"
-    )
-    num_rungs: PositiveInt = Field(
-        1, description="of exp(-t E) p0, t from 0 to 1, that swap states; 1 for the prior alone"
-    )
-    num_sample_steps: PositiveInt | None = Field(
-        None, description="from a stored chain to a sample of a persistent prior; None for `num_steps`"
-    )
-
-    @property
-    def is_short_run(self) -> bool:
-        """Return whether chains begin at the base each time: then the energy learns a sampler, not a density."""
-        return self.start == "base"
-
-
-class PosteriorChainsConfig(Section):
-    """Chains on the power posteriors of each image."""
-
-    kernel: KernelName = Field("ula", description="Langevin steps without or with a Metropolis test")
-    num_steps: PositiveInt = Field(20, description="steps of a chain in each iteration")
-    step_size: PositiveFloat = Field(0.1, description="h, where a kernel that adapts begins")
-    start: PosteriorStart = Field(
-        "base", description="where chains begin; persistent ones go on where they stood"
-    )
-    num_start_steps: PositiveInt = Field(1, description="steps on each rung of the annealed start")
-    exchange: bool = Field(False, description="let neighbouring rungs swap states")
-    adaptation_gain: Annotated[Number, Field(ge=0)] = Field(
-        0.05, description="by which step sizes that adapt follow the acceptance from iteration to iteration"
-    )
-    image_gain: Annotated[Number, Field(ge=0)] = Field(
-        0.5,
-        description="by which each image's factor on the step sizes follows its acceptance from visit to visit, "
-        "for persistent chains; 0 for one step size per rung",
-    )
-    precondition: Literal["none", "secant"] = Field(
-        "none",
-        description="secant: persistent chains of MALA learn a covariance of proposals for each image and rung, from "
-        "how the score changes along them, at no evaluation; it stores d^2 numbers for each",
-    )
-    restart_after: PositiveInt | None = Field(
-        5, description="visits without a move after which a stored chain begins anew; None for never"
-    )
-
-
-class ScheduleConfig(Section):
-    """Inverse temperatures of the rungs."""
-
-    kind: ScheduleName = Field(
-        "power", description="how the rungs are spaced; equal-length and equal-swap adapt"
-    )
-    power: PositiveFloat = Field(3.0, description="p of (k/N)^p; where adapted schedules begin as well")
-    smallest: Annotated[Number, Field(gt=0, lt=1)] = Field(1e-3, description="first rung above 0, geometric")
-    steepness: PositiveFloat = Field(6.0, description="of the sigmoid")
-    adapt_every: PositiveInt = Field(100, description="steps between updates of an adapted schedule")
-
-
-class GradientConfig(Section):
-    """The estimator of the learning gradient."""
-
-    estimator: EstimatorName = Field("maximum-likelihood", description="of the generator's gradient")
-    prior_rule: PriorRuleName = Field("contrast", description="of the prior's gradient")
-    num_chains: PositiveInt = Field(
-        1, description="M, chains on each rung of an image; as few as the estimator needs"
-    )
-    num_rungs: Annotated[int, Field(ge=2, strict=True)] = Field(11, description="K, both ends counted")
-    schedule: ScheduleConfig = ScheduleConfig()
-    noise_multiplier: Annotated[Number, Field(ge=0)] = Field(
-        0.0, description="c of ĝ + c ε (ĝ_A - ĝ_B)/2: more variance, the same mean"
-    )
-    clean_second_moments: bool = Field(
-        False, description="Adam's second moments from the gradient without `noise_multiplier`"
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _defaults(cls, values: Any) -> Any:
-        """Fill in rungs and chains where they are not given, as the estimator and the prior rule need them."""
-        if not isinstance(values, Mapping):
-            return values
-        estimator = names.ESTIMATORS.get(str(values.get("estimator", "maximum-likelihood")))
-        if estimator is None:
-            return values  # which is refused later, by name
-        values = {"prior_rule": estimator.prior_rule, **values}
-        rule = names.PRIOR_RULES.get(str(values["prior_rule"]))
-        if rule is None:
-            return values
-        multiplier = values.get("noise_multiplier", 0)
-        # A text such as "0" is true to Python; what is no number is refused later.
-        noisy = isinstance(multiplier, int | float) and multiplier != 0
-        num_rungs = max(estimator.default_rungs, rule.default_rungs)
-        return {"num_rungs": num_rungs, "num_chains": fewest_chains(estimator, rule, noisy), **values}
-
-    @property
-    def needs_prior_rung(self) -> bool:
-        """Return whether each image needs draws of its own at t = 0."""
-        rules = names.ESTIMATORS[self.estimator], names.PRIOR_RULES[self.prior_rule]
-        return any(rule.needs_prior_rung for rule in rules)
-
-    @model_validator(mode="after")
-    def _check(self) -> "GradientConfig":
-        noisy = bool(self.noise_multiplier)
-        estimator, rule = names.ESTIMATORS[self.estimator], names.PRIOR_RULES[self.prior_rule]
-        needed, most = fewest_chains(estimator, rule, noisy), estimator.max_rungs
-        if most is not None and self.num_rungs > most and not rule.needs_prior_rung:
-            raise ValueError(
-                f"`gradient.num_rungs` must be {'' if most == 2 else 'at most '}{most} for {self.estimator}, "
-                f"got {self.num_rungs}"
-            )
-        if noisy and self.num_chains % 2:
-            raise ValueError(
-                f"`gradient.num_chains` must be even for a noise_multiplier, got {self.num_chains}"
-            )
-        if self.num_chains < needed:
-            raise ValueError(
-                f"`gradient.num_chains` must be at least {needed} for {self.estimator} with prior_rule "
-                f"{self.prior_rule} and noise_multiplier {self.noise_multiplier:g}, got {self.num_chains}"
-            )
-        schedule = names.SCHEDULES[self.schedule.kind]
-        for name, value, least in (
-            ("num_chains", self.num_chains, schedule.min_chains),
-            ("num_rungs", self.num_rungs, schedule.min_rungs),
-        ):
-            if value < least:
-                raise ValueError(
-                    f"`gradient.{name}` must be at least {least} for schedule {schedule.name}, got {value}"
-                )
-        return self
-
-
-def fewest_chains(estimator: names.EstimatorFacts, rule: names.PriorRuleFacts, noisy: bool = False) -> int:
-    """Return the fewest chains M: what the estimators need, and twice as many for two halves of them."""
-    return max(estimator.min_chains, rule.min_chains) * (2 if noisy else 1)
+from thermograd.config.sections import (
+    DataConfig,
+    GradientConfig,
+    ModelConfig,
+    PosteriorChainsConfig,
+    PriorChainsConfig,
+)
 
 
 class OptimiserConfig(Section):
@@ -300,6 +96,8 @@ class LearningConfig(Section):
 
     @model_validator(mode="after")
     def _check_learning(self) -> "LearningConfig":
+        if not self.gradient.is_known:
+            return self
         if self.gradient.noise_multiplier and self.optimiser.clip_norm is not None:
             raise ValueError(
                 "`optimiser.clip_norm` must be null with a noise_multiplier, whose mean clipping would move, "
@@ -348,10 +146,20 @@ class LearningConfig(Section):
         return self
 
 
+class PluginFile(Section):
+    """A file of the user's that brings algorithms or networks."""
+
+    file: Path = Field(description="where it lay when the run began; the run folder holds a copy")
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
 class RunConfig(LearningConfig):
     """Everything that defines a run."""
 
     preset: str = Field(description="what the settings began with")
+    plugins: tuple[PluginFile, ...] = Field(
+        (), description="files that bring algorithms or networks of your own"
+    )
     data: DataConfig
     model: ModelConfig
     measure: MeasureConfig = MeasureConfig()
@@ -368,20 +176,55 @@ class RunConfig(LearningConfig):
             )
         return self
 
+    @model_validator(mode="after")
+    def _check_plugins(self) -> "RunConfig":
+        """Check that every name which a plugin brought comes from a plugin of this run."""
+        own = {plugin.sha256 for plugin in self.plugins}
+        used: tuple[tuple[str, names.Table[Any], str], ...] = (
+            ("gradient.estimator", names.ESTIMATORS, self.gradient.estimator),
+            ("gradient.prior_rule", names.PRIOR_RULES, self.gradient.prior_rule),
+            ("gradient.schedule.kind", names.SCHEDULES, self.gradient.schedule.kind),
+            ("prior_chains.kernel", names.KERNELS, self.prior_chains.kernel),
+            ("posterior_chains.kernel", names.KERNELS, self.posterior_chains.kernel),
+            ("model.generator.kind", names.GENERATORS, self.model.generator.kind),
+            ("model.energy.kind", names.ENERGIES, self.model.energy.kind),
+            *(("measure.estimators", names.ESTIMATORS, name) for name in self.measure.estimators),
+        )
+        for field, table, name in used:
+            if table.origin(name) and table.origin(name) not in own:
+                raise ValueError(f"`{field}` {name!r} comes from a plugin that `plugins` does not name")
+        for group, section, table in (
+            ("generator", self.model.generator, names.GENERATORS),
+            ("energy", self.model.energy, names.ENERGIES),
+        ):
+            if section.options and table.is_own(section.kind):
+                raise ValueError(
+                    f"`model.{group}.options` is for networks of plugins, got kind {section.kind}"
+                )
+        return self
+
+    def comparable(self) -> dict[str, Any]:
+        """Return plain data in which a plugin is its name and sha256, wherever the file lies."""
+        values = self.model_dump(mode="json")
+        return values | {"plugins": {plugin.file.name: plugin.sha256 for plugin in self.plugins}}
+
     @property
     def identity(self) -> str:
         """Return the first 12 hex digits of the sha256 of all that changes a trained number.
 
         `measure` does not.
         """
-        values = self.model_dump(mode="json", exclude={"measure"})
+        values = self.comparable()
+        del values["measure"]
         canonical = json.dumps(values, sort_keys=True)
         return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
     def to_yaml(self) -> str:
         """Return the config as YAML: what the run is first, how it learns after it."""
         values = self.model_dump(mode="json")
-        first = {name: values.pop(name) for name in ("preset", "seed", "chain_stream", "data", "model")}
+        first = {
+            name: values.pop(name) for name in ("preset", "plugins", "seed", "chain_stream", "data", "model")
+        }
         return yaml.safe_dump(first | values, sort_keys=False)
 
 

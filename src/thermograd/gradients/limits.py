@@ -9,7 +9,12 @@ from thermograd.ladders.quadrature import trapezoid_weights
 
 
 class Limit(NamedTuple):
-    """What a rule estimates: sum over k of c[k] E_k[∇l] + d[k] Cov_k(l, ∇l), with ∇E for the prior; both (K,)."""
+    """What a rule estimates: sum over k of c[k] E_k[∇l] + d[k] Cov_k(l, ∇l), with ∇E for the prior; both (K,).
+
+    Example:
+        >>> tg.Limit(torch.tensor([0.0, 1.0]), torch.zeros(2)).expectation  # of maximum likelihood
+        tensor([0., 1.])
+    """
 
     expectation: Tensor
     covariance: Tensor

@@ -39,13 +39,14 @@ References:
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
 from thermograd.config import names
 from thermograd.config.names import EstimatorFacts, PriorRuleFacts
+from thermograd.config.tables import Made, Table
 from thermograd.errors import InputError
 from thermograd.gradients.limits import (
     Limit,
@@ -71,7 +72,18 @@ class Estimator(EstimatorFacts):
         weights: from a ladder to W (K, M, B).
         limit: from inverse temperatures (K,) to what the rule's mean tends to as chains become exact (and, where
             `unbiased` is False, as M grows); tests hold the rule to it on models with exact answers.
+
+    Example:
+        >>> def left_sum(ladder):
+        ...     step = ladder.inverse_temperatures.diff().view(-1, 1, 1) / ladder.num_draws / ladder.num_images
+        ...     return torch.cat([step, torch.zeros(1, 1, 1)]).expand_as(ladder.log_likelihood)
+        >>> def limit(t):
+        ...     return tg.Limit(torch.cat([t.diff(), torch.zeros(1)]), torch.zeros_like(t))
+        >>> tg.Estimator("left-sum", left_sum, limit).min_chains
+        1
     """
+
+    table: ClassVar[Table[EstimatorFacts]] = names.ESTIMATORS
 
     weights: Callable[[Ladder], Tensor]
     limit: Callable[[Tensor], Limit]
@@ -84,7 +96,15 @@ class PriorRule(PriorRuleFacts):
     Attributes:
         weights: from a ladder to (V (K, M, B), U (M0,) or None).
         limit: from inverse temperatures (K,) to the rule's mean, sum over k of c[k] E_k[∇E] + d[k] Cov_k(l, ∇E).
+
+    Example:
+        >>> from thermograd.gradients.rules import PRIOR_RULES
+        >>> contrast = PRIOR_RULES["contrast"]
+        >>> tg.PriorRule("mine", contrast.weights, contrast.limit, needs_prior_rung=False).name
+        'mine'
     """
+
+    table: ClassVar[Table[PriorRuleFacts]] = names.PRIOR_RULES
 
     weights: Callable[[Ladder], tuple[Tensor, Tensor | None]]
     limit: Callable[[Tensor], Limit]
@@ -232,31 +252,37 @@ def _with_prior_mean(ladder: Ladder, energy: Tensor, mass: float) -> tuple[Tenso
     return energy, None
 
 
-ESTIMATORS: dict[str, Estimator] = {
-    name: Estimator(weights=weights, limit=limit, **vars(names.ESTIMATORS[name]))
-    for name, weights, limit in (
-        ("maximum-likelihood", maximum_likelihood, limit_maximum_likelihood),
-        ("maximum-likelihood-stein", maximum_likelihood_stein, limit_maximum_likelihood),
-        ("tempered", maximum_likelihood, limit_maximum_likelihood),
-        ("multistate", multistate, limit_maximum_likelihood),
-        ("thermodynamic-detached", thermodynamic_detached, limit_detached),
-        ("thermodynamic-complete", thermodynamic_complete, limit_complete),
-        ("stepping-stone-detached", stepping_stone_detached, limit_right_sum),
-        ("stepping-stone-complete", stepping_stone_complete, limit_maximum_likelihood),
-    )
-}
+ESTIMATORS = Made(
+    names.ESTIMATORS,
+    {
+        name: Estimator(weights=weights, limit=limit, **vars(names.ESTIMATORS[name]))
+        for name, weights, limit in (
+            ("maximum-likelihood", maximum_likelihood, limit_maximum_likelihood),
+            ("maximum-likelihood-stein", maximum_likelihood_stein, limit_maximum_likelihood),
+            ("tempered", maximum_likelihood, limit_maximum_likelihood),
+            ("multistate", multistate, limit_maximum_likelihood),
+            ("thermodynamic-detached", thermodynamic_detached, limit_detached),
+            ("thermodynamic-complete", thermodynamic_complete, limit_complete),
+            ("stepping-stone-detached", stepping_stone_detached, limit_right_sum),
+            ("stepping-stone-complete", stepping_stone_complete, limit_maximum_likelihood),
+        )
+    },
+)
 """Every estimator of the generator's gradient. Add one here and the contract tests run on it."""
 
-PRIOR_RULES: dict[str, PriorRule] = {
-    name: PriorRule(weights=weights, limit=limit, **vars(names.PRIOR_RULES[name]))
-    for name, weights, limit in (
-        ("contrast", contrast, limit_contrast),
-        ("contrast-stein", contrast_stein, limit_contrast),
-        ("contrast-multistate", contrast_multistate, limit_contrast),
-        ("covariance", covariance, limit_covariance),
-        ("detached-objective", detached_objective, limit_detached_objective),
-    )
-}
+PRIOR_RULES = Made(
+    names.PRIOR_RULES,
+    {
+        name: PriorRule(weights=weights, limit=limit, **vars(names.PRIOR_RULES[name]))
+        for name, weights, limit in (
+            ("contrast", contrast, limit_contrast),
+            ("contrast-stein", contrast_stein, limit_contrast),
+            ("contrast-multistate", contrast_multistate, limit_contrast),
+            ("covariance", covariance, limit_covariance),
+            ("detached-objective", detached_objective, limit_detached_objective),
+        )
+    },
+)
 """Every estimator of the prior's gradient."""
 
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from thermograd.config.schema import ScheduleConfig
 from thermograd.errors import InputError
 
 
@@ -52,19 +51,6 @@ def _at(t: Tensor, rung: int) -> Tensor:
     where = torch.zeros_like(t, dtype=torch.bool)
     where[rung] = True
     return where
-
-
-def make_schedule(config: ScheduleConfig, num_rungs: int) -> Tensor:
-    """Return the inverse temperatures (K,) with which a run begins, in float64."""
-    match config.kind:
-        case "linear":
-            return linear_schedule(num_rungs)
-        case "geometric":
-            return geometric_schedule(num_rungs, config.smallest)
-        case "sigmoid":
-            return sigmoid_schedule(num_rungs, config.steepness)
-        case _:
-            return power_schedule(num_rungs, config.power)
 
 
 def linear_schedule(num_rungs: int) -> Tensor:

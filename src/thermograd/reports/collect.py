@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from thermograd.errors import InputError, failure
+from thermograd.study.arms import ArmKind
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -85,7 +86,7 @@ class StudyData:
         rungs: rows of rungs: arm, seed, rung, inverse_temperature, expected and variance of the log-likelihood.
         pictures: of samples, one seed an arm.
         contrasts: named beforehand.
-        arms: name -> kind of arm that came ready, or None; in the order of the file.
+        arms: name -> its kind and cell; in the order of the file.
         settings: rows of (setting, value) of the study.
         arm_settings: a row an arm: what it changes.
         counts: runs done, and planned.
@@ -99,7 +100,7 @@ class StudyData:
     rungs: "pd.DataFrame"
     pictures: tuple[Picture, ...]
     contrasts: tuple[Contrast, ...]
-    arms: dict[str, str | None]
+    arms: dict[str, ArmKind]
     settings: tuple[tuple[str, str], ...]
     arm_settings: "pd.DataFrame"
     counts: tuple[int, int]
@@ -147,7 +148,7 @@ def collect(path: Path) -> StudyData:
         rungs=pd.DataFrame(rungs, columns=["run", "arm", "seed", "rung", *RUNG]),
         pictures=tuple(_pictures(folder)),
         contrasts=tuple(Contrast(c.name, c.a, c.b, c.metric) for c in folder.study.contrasts),
-        arms={run.arm: run.ready for run in folder.runs},
+        arms={run.arm: ArmKind(run.ready, run.cell) for run in folder.runs},
         settings=tuple(_settings(folder)),
         arm_settings=_arm_settings(folder),
         counts=(status["counts"]["done"], len(rows)),

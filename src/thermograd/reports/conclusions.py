@@ -7,7 +7,6 @@ intervals, unclaimed.
 """
 
 import math
-import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -27,6 +26,7 @@ from thermograd.reports.statistics import (
     sign_flip_p_value,
 )
 from thermograd.reports.words import association_sentence, contrast_sentence
+from thermograd.study.arms import ArmKind
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -67,7 +67,7 @@ class Conclusions:
 def conclude(
     table: "pd.DataFrame",
     contrasts: Sequence[Contrast],
-    arms: Mapping[str, str | None],
+    arms: Mapping[str, ArmKind],
     unfinished: Collection[str] = (),
 ) -> Conclusions:
     """Return what a table says.
@@ -75,7 +75,7 @@ def conclude(
     Args:
         table: of `collect`; needs arm, seed, step, split, is_final and the metrics.
         contrasts: named beforehand.
-        arms: name -> kind of arm that came ready, or None.
+        arms: name -> its kind and cell.
         unfinished: arms with runs still to come, whose contrasts wait: a test at each look would find too much.
     """
     baselines = {arm: baseline(arm, arms) for arm in arms}
@@ -112,28 +112,23 @@ def _logarithms(values: Values) -> Values:
     }
 
 
-def cell(arm: str) -> str:
-    """Return the cell of an arm's name: "p3[model.latent_dim=16]" -> "[model.latent_dim=16]"."""
-    found = re.search(r"\[.*\]$", arm)
-    return found[0] if found else ""
-
-
-def baseline(arm: str, arms: Mapping[str, str | None]) -> str | None:
+def baseline(arm: str, arms: Mapping[str, ArmKind]) -> str | None:
     """Return the vanilla arm of an arm's cell, the only one there is, or None; vanilla has none itself."""
-    vanilla = [name for name, ready in arms.items() if ready == "vanilla"]
+    vanilla = [name for name, kind in arms.items() if kind.ready == "vanilla"]
     if arm in vanilla:
         return None
-    near = [name for name in vanilla if cell(name) == cell(arm)] or vanilla
+    near = [name for name in vanilla if arms[name].cell == arms[arm].cell] or vanilla
     return near[0] if len(near) == 1 else None
 
 
-def noise_floor(values: Values, arms: Mapping[str, str | None], near: str = "") -> Interval | None:
+def noise_floor(values: Values, arms: Mapping[str, ArmKind], near: str = "") -> Interval | None:
     """Return the placebo's difference from vanilla, over the placebos of a cell (or of all) and seeds.
 
     Several placebos of one seed are averaged first, since they share their vanilla run.
     """
-    placebos = [arm for arm, ready in arms.items() if ready == "placebo"]
-    placebos = [arm for arm in placebos if cell(arm) == cell(near)] or placebos
+    placebos = [arm for arm, kind in arms.items() if kind.ready == "placebo"]
+    cell = arms[near].cell if near in arms else {}
+    placebos = [arm for arm in placebos if arms[arm].cell == cell] or placebos
     by_seed: dict[int, list[float]] = {}
     for arm in placebos:
         other = baseline(arm, arms)
@@ -156,7 +151,7 @@ def main_distance(table: "pd.DataFrame", contrasts: Sequence[Contrast]) -> str |
 def _contrast_results(
     table: "pd.DataFrame",
     contrasts: Sequence[Contrast],
-    arms: Mapping[str, str | None],
+    arms: Mapping[str, ArmKind],
     unfinished: Collection[str],
 ) -> list[ContrastResult]:
     if not contrasts:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from thermograd.study.arms import ArmKind
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -97,13 +99,13 @@ class Missing:
     reason: str
 
 
-def looks(arms: Mapping[str, str | None]) -> dict[str, Look]:
+def looks(arms: Mapping[str, ArmKind]) -> dict[str, Look]:
     """Return the look of each arm."""
     from matplotlib.colors import LinearSegmentedColormap, to_hex
 
     found = {}
-    for ready in dict.fromkeys(arms.values()):
-        members = [arm for arm, kind in arms.items() if kind == ready]
+    for ready in dict.fromkeys(kind.ready for kind in arms.values()):
+        members = [arm for arm, kind in arms.items() if kind.ready == ready]
         ends, marker, line = FAMILIES.get(ready, FAMILIES[None])
         shades = LinearSegmentedColormap.from_list("family", ends)
         for i, arm in enumerate(members):

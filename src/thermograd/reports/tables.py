@@ -9,6 +9,7 @@ import numpy as np
 from thermograd.reports.collect import CHAIN_BIAS, NETWORKS, QUANTITIES, StudyData, of_source
 from thermograd.reports.conclusions import Conclusions, baseline, final_values, noise_floor, paired
 from thermograd.reports.statistics import Interval, mean_interval
+from thermograd.study.arms import ArmKind
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,7 +31,7 @@ def compared_metrics(table: "pd.DataFrame") -> list[str]:
     return [name for name in names if final_values(table, name)]
 
 
-def differences(table: "pd.DataFrame", arms: Mapping[str, str | None]) -> "pd.DataFrame":
+def differences(table: "pd.DataFrame", arms: Mapping[str, ArmKind]) -> "pd.DataFrame":
     """Return each arm's difference from the vanilla arm of its cell on each metric, the placebo's beside it."""
     import pandas as pd
 
@@ -52,7 +53,7 @@ def differences(table: "pd.DataFrame", arms: Mapping[str, str | None]) -> "pd.Da
     return pd.DataFrame(rows, columns=names)
 
 
-def finals(table: "pd.DataFrame", arms: Mapping[str, str | None]) -> "pd.DataFrame":
+def finals(table: "pd.DataFrame", arms: Mapping[str, ArmKind]) -> "pd.DataFrame":
     """Return each metric at the end of each arm, mean over seeds with its interval."""
     import pandas as pd
 
@@ -68,7 +69,7 @@ def finals(table: "pd.DataFrame", arms: Mapping[str, str | None]) -> "pd.DataFra
     return pd.DataFrame(rows, columns=["metric", "arm", "seeds", *_names("mean")])
 
 
-def gradients(variances: "pd.DataFrame", arms: Mapping[str, str | None]) -> "pd.DataFrame":
+def gradients(variances: "pd.DataFrame", arms: Mapping[str, ArmKind]) -> "pd.DataFrame":
     """Return each arm's gradient on the training set by network: bias, variance and mean square error.
 
     Bias and mean square error are those of the last measurement that had a reference gradient.
@@ -111,7 +112,7 @@ def chains(data: StudyData) -> "pd.DataFrame":
     return pd.DataFrame(frame.reset_index())
 
 
-def costs(table: "pd.DataFrame", arms: Mapping[str, str | None]) -> "pd.DataFrame":
+def costs(table: "pd.DataFrame", arms: Mapping[str, ArmKind]) -> "pd.DataFrame":
     """Return what each arm spent on training: mean over runs that came to their end."""
     ends = table[(table["split"] == "test") & table["is_final"].astype(bool)]
     names = ["step", "epoch", "evaluations", "evaluations_per_image", "seconds"]

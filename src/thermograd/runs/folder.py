@@ -1,7 +1,7 @@
 """The files of a run folder, apart from its checkpoints.
 
-config.yaml (resolved)  requested.yaml  environment.json  metrics.jsonl (append-only, one writer)  status.json  .lock
-checkpoints/  samples/  curves.png  measurements.jsonl  README.md (model card)
+config.yaml (resolved)  requested.yaml  plugins/ (copies)  environment.json  status.json  .lock
+metrics.jsonl (append-only, one writer)  checkpoints/  samples/  curves.png  measurements.jsonl  README.md (model card)
 """
 
 import json
@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from thermograd.config.resolve import validate_config
+from thermograd.config.plugins import plugin_source
+from thermograd.config.resolve import validate, validate_config
 from thermograd.config.schema import RunConfig
 from thermograd.errors import InputError
 from thermograd.files import (
@@ -35,14 +36,27 @@ if TYPE_CHECKING:
 
 
 def read_config(folder: Path) -> RunConfig:
-    """Read the resolved config of a run folder.
+    """Read the resolved config of a run folder, and load no plugin: names of algorithms are taken on trust.
 
     Raises:
         InputError: the folder is not there or holds no run.
     """
+    return validate(RunConfig, _read_values(folder), checked_before=True)
+
+
+def open_config(folder: Path) -> RunConfig:
+    """Read the resolved config of a run folder that is to be worked with, and load the copies of its plugins.
+
+    Raises:
+        InputError: the folder is not there or holds no run, or a copy of a plugin is missing or was changed.
+    """
+    return validate_config(_read_values(folder), folder / PLUGINS)
+
+
+def _read_values(folder: Path) -> dict[str, Any]:
     if not (folder / "config.yaml").is_file():
         raise InputError(f"`run` {folder} is not a run folder: it has no config.yaml.")
-    return validate_config(read_yaml(folder / "config.yaml", "run"))
+    return read_yaml(folder / "config.yaml", "run")
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
@@ -109,7 +123,10 @@ def write_model_card(folder: Path, config: RunConfig, metrics: list[dict[str, An
     )
 
 
+PLUGINS = "plugins"
+"""Folder of the copies of a run's plugins."""
 RUN_ENTRIES = (
+    PLUGINS,
     "checkpoints",
     "samples",
     "gradients",
@@ -161,7 +178,7 @@ def claim_folder(
             write_atomically(folder / "config.yaml", config.to_yaml())
         return
     # A run that was killed before its config was written has left no more than these.
-    begun = {folder / name for name in ("requested.yaml", "environment.json", LOCK)} | set(
+    begun = {folder / name for name in ("requested.yaml", "environment.json", PLUGINS, LOCK)} | set(
         begun_writing(folder)
     )
     if not replaced and set(folder.iterdir()) - begun:
@@ -179,6 +196,8 @@ def claim_folder(
         folder / "requested.yaml", yaml.safe_dump(json.loads(json.dumps(requested, default=str)))
     )
     write_atomically(folder / "environment.json", json.dumps(facts, indent=1))
+    for plugin in config.plugins:
+        write_atomically(folder / PLUGINS / plugin.file.name, plugin_source(plugin.sha256))
     write_atomically(folder / "config.yaml", config.to_yaml())
     sync(folder.parent)
 
@@ -190,7 +209,10 @@ def _differences(old: RunConfig, new: RunConfig) -> list[str]:
             items |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
         return items
 
-    before, after = flat(old.model_dump(mode="json")), flat(new.model_dump(mode="json"))
+    before, after = flat(old.comparable()), flat(new.comparable())
+    missing = "none"
     return [
-        f"{name} {before[name]} there, {after[name]} now" for name in before if before[name] != after[name]
+        f"{name} {before.get(name, missing)} there, {after.get(name, missing)} now"
+        for name in before | after
+        if before.get(name, missing) != after.get(name, missing)
     ]

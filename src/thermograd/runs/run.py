@@ -14,7 +14,7 @@ from thermograd.data import ImageDataset
 from thermograd.errors import InputError
 from thermograd.models.latent_ebm import LatentEBM
 from thermograd.runs.checkpoint import Checkpoint, load_checkpoint, load_last
-from thermograd.runs.folder import read_config, read_environment
+from thermograd.runs.folder import open_config, read_environment
 from thermograd.samplers.prior import PriorSource
 from thermograd.training.builder import build_model, load_data
 from thermograd.training.prior_chains import prior_source
@@ -66,7 +66,7 @@ def load_run(folder: Path | str, checkpoint: str | None = None) -> Run:
         InputError: not a run folder, no checkpoint yet, or a damaged one.
     """
     folder = Path(folder)
-    config = read_config(folder)
+    config = open_config(folder)
     use_threads(config, folder)
     if checkpoint is not None:
         loaded: Checkpoint | None = load_checkpoint(folder / "checkpoints" / checkpoint)

@@ -1,5 +1,6 @@
 """What every kernel is: a start, a step, and a step size that may follow the acceptance."""
 
+import inspect
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
@@ -8,6 +9,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from thermograd.config import names
+from thermograd.config.tables import Facts, Table
 from thermograd.errors import InputError
 from thermograd.samplers.target import ChainState, Info, Target
 
@@ -34,10 +37,24 @@ class Kernel(ABC):
         True
     """
 
+    table: ClassVar[Table[Facts]] = names.KERNELS
     name: ClassVar[str]
     is_reversible: ClassVar[bool] = False
 
     step_size: float | Tensor
+
+    @classmethod
+    def facts(cls) -> Facts:
+        """Return what is known of the kernel, as it is registered.
+
+        Raises:
+            InputError: it has no name, or cannot be made from a step size alone.
+        """
+        try:
+            cls(1.0)
+        except TypeError as error:
+            raise InputError(f"`{cls.__name__}` must be made from a step size alone: {error}.") from None
+        return Facts(getattr(cls, "name", ""), summary=(inspect.getdoc(cls) or "").partition("\n")[0])
 
     def __post_init__(self) -> None:
         check_step_size(self.step_size)
@@ -67,6 +84,26 @@ class Kernel(ABC):
         self, target: Target, state: ChainState, t: Tensor, generator: torch.Generator
     ) -> tuple[ChainState, Info]:
         """Take one step at inverse temperatures t, which broadcast against the chains' axes."""
+
+    @staticmethod
+    def accept(
+        state: ChainState, proposal: ChainState, log_ratio: Tensor, generator: torch.Generator
+    ) -> tuple[ChainState, Info]:
+        """Move to the proposal with probability min(1, exp(log_ratio)), chain by chain.
+
+        Args:
+            state: where the chains stand.
+            proposal: where they may go.
+            log_ratio: (...), log of p_t(z') q(z|z') / (p_t(z) q(z'|z)).
+            generator: source of all randomness.
+        """
+        # Outside the model's range the density is not a number; such a proposal is rejected.
+        log_ratio = torch.where(log_ratio.isnan(), -torch.inf, log_ratio)
+        uniform = torch.rand(
+            log_ratio.shape, generator=generator, dtype=log_ratio.dtype, device=log_ratio.device
+        )
+        accepted = uniform.log() < log_ratio
+        return select(accepted, proposal, state), Info(log_ratio.clamp(max=0).exp(), proposal)
 
     def last_step(
         self, target: Target, state: ChainState, t: Tensor, generator: torch.Generator

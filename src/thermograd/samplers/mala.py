@@ -19,7 +19,7 @@ from torch import Tensor
 
 from thermograd.errors import InputError
 from thermograd.samplers.covariance import factor_of
-from thermograd.samplers.kernel import Kernel, select
+from thermograd.samplers.kernel import Kernel
 from thermograd.samplers.langevin import langevin_move, langevin_proposal
 from thermograd.samplers.target import ChainState, Info, Target
 
@@ -66,13 +66,7 @@ class MALA(Kernel):
         proposal = target.evaluate(self._propose(state, t, generator))
         log_ratio = proposal.log_density(t) - state.log_density(t)
         log_ratio += self._log_proposal(proposal, state, t) - self._log_proposal(state, proposal, t)
-        # Outside the model's range the density is not a number; such a proposal is rejected.
-        log_ratio = torch.where(log_ratio.isnan(), -torch.inf, log_ratio)
-        uniform = torch.rand(
-            log_ratio.shape, generator=generator, dtype=log_ratio.dtype, device=log_ratio.device
-        )
-        accept = uniform.log() < log_ratio
-        return select(accept, proposal, state), Info(log_ratio.clamp(max=0).exp(), proposal)
+        return self.accept(state, proposal, log_ratio, generator)
 
     def _propose(self, state: ChainState, t: Tensor, generator: torch.Generator) -> Tensor:
         if self.factor is None:

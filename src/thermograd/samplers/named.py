@@ -2,12 +2,13 @@
 
 from torch import Tensor
 
-from thermograd.errors import InputError, nearest
+from thermograd.config import names
+from thermograd.config.tables import Made
 from thermograd.samplers.kernel import Kernel
 from thermograd.samplers.langevin import ULA
 from thermograd.samplers.mala import MALA
 
-KERNELS: dict[str, type[Kernel]] = {kind.name: kind for kind in (ULA, MALA)}
+KERNELS: Made[type[Kernel]] = Made(names.KERNELS, {kind.name: kind for kind in (ULA, MALA)})
 """Every kernel that a config can name."""
 
 
@@ -17,6 +18,4 @@ def make_kernel(name: str, step_size: float | Tensor) -> Kernel:
     Raises:
         InputError: an unknown name, or a step size that is not positive.
     """
-    if name not in KERNELS:
-        raise InputError(f"`kernel` {name!r} is not known{nearest(name, sorted(KERNELS))}")
-    return KERNELS[name](step_size)
+    return KERNELS[names.KERNELS.check(name, "kernel")](step_size)

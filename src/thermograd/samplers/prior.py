@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from thermograd.config.schema import PriorChainsConfig
+from thermograd.config.sections import PriorChainsConfig
 from thermograd.errors import InputError, check_positive
 from thermograd.models.latent_model import LatentModel
 from thermograd.samplers.kernel import Kernel

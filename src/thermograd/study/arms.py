@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 
 from thermograd.config import names
 from thermograd.study.file import READY, ArmConfig, StudyFile
@@ -12,13 +12,20 @@ DEFAULTS: dict[str, Any] = {"compute.num_threads": 1}
 """Of every study: threads change bits, and a run must not depend on how many others run beside it."""
 
 
+class ArmKind(NamedTuple):
+    """What a report must know of an arm: the kind that came ready, or None, and its cell of the grid."""
+
+    ready: str | None
+    cell: dict[str, Any] = {}  # noqa: RUF012 (read only)
+
+
 @dataclass(frozen=True)
 class Arm:
     """One arm in one cell of the grid.
 
     Attributes:
         name: as in the file, with its parameter and cell, e.g. "complete-p3[model.latent_dim=16]".
-        cell: the part of the name in brackets, or "".
+        cell: settings of its cell of the grid, by dotted name.
         ready: the kind of arm that came ready, or None.
         overrides: dotted settings on top of the preset.
         to: for vanilla-matched, the arm whose cost it spends.
@@ -26,7 +33,7 @@ class Arm:
     """
 
     name: str
-    cell: str
+    cell: dict[str, Any]
     ready: str | None
     overrides: dict[str, Any]
     to: str | None = None
@@ -38,8 +45,8 @@ def expand_arms(study: StudyFile) -> list[Arm]:
     base = DEFAULTS | flatten(study.overrides)
     return [
         Arm(
-            f"{name}{suffix}{cell}",
-            cell,
+            f"{name}{suffix}{cell_name(settings)}",
+            settings,
             arm.ready,
             base | ready | flatten(arm.overrides) | settings,
             arm.to,
@@ -50,7 +57,6 @@ def expand_arms(study: StudyFile) -> list[Arm]:
         for suffix, ready in ready_settings(arm)
         for inner in _cells(arm.grid)
         for settings in [outer | inner]
-        for cell in [_cell_name(settings)]
     ]
 
 
@@ -88,7 +94,8 @@ def _cells(grid: Mapping[str, tuple[Any, ...]]) -> list[dict[str, Any]]:
     return [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
 
 
-def _cell_name(settings: Mapping[str, Any]) -> str:
+def cell_name(settings: Mapping[str, Any]) -> str:
+    """Return how the name of an arm tells its cell, "" without one."""
     if not settings:
         return ""
     words = (f"{name}={str(value).replace(' ', '')}" for name, value in settings.items())

@@ -21,9 +21,10 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from thermograd.config.fields import Named, Number, PositiveFloat, PositiveInt, Section
 from thermograd.config.measure import MeasureConfig
-from thermograd.config.names import Facts, Table, preset_names
+from thermograd.config.names import preset_names
 from thermograd.config.resolve import validate
 from thermograd.config.schema import RunConfig
+from thermograd.config.tables import Facts, Table
 from thermograd.errors import nearest, shown
 from thermograd.files import read_yaml
 

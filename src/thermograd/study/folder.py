@@ -10,52 +10,23 @@ results.parquet, results.csv     the table, written at the end of every `study r
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import yaml
-from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from thermograd.errors import InputError, failure
 from thermograd.evaluation.records import measured_steps
 from thermograd.files import begun_writing, read_json, write_atomically
 from thermograd.study.attempts import Attempt, read_attempts
-from thermograd.study.file import StudyFile, check_name, parse_study
-from thermograd.study.plan import PlannedRun, check_metrics, check_weights, plan_runs
+from thermograd.study.file import StudyFile, parse_study
+from thermograd.study.plan import check_metrics, check_weights, plan_runs
+from thermograd.study.run import StudyRun
 
 FROZEN = ("name", "preset", "overrides", "equal", "contrasts")
 """What a study cannot change once it has begun: contrasts are only worth something if they were named before."""
-
-
-@dataclass(frozen=True)
-class StudyRun:
-    """One run of a study folder.
-
-    Attributes:
-        identity: hash of its config, and name of its folder.
-        arm: name of its arm.
-        ready: kind of arm that came ready, or None.
-        seed: its seed.
-        added: version of the study it came with, 0 for the first.
-        config: resolved, as plain data.
-        requested: on top of the preset, as plain data.
-        num_steps: training steps.
-        num_images: training images.
-        evaluations: generator evaluations that training spends on chains.
-    """
-
-    # The identity is the name of a folder, so it must not lead out of the study.
-    identity: Annotated[str, Field(pattern=r"^[0-9a-f]{8,64}$")]
-    arm: Annotated[str, AfterValidator(check_name)]
-    ready: str | None
-    seed: int
-    added: int
-    config: dict[str, Any]
-    requested: dict[str, Any]
-    num_steps: Annotated[int, Field(ge=1)]
-    num_images: Annotated[int, Field(ge=1)]
-    evaluations: int
 
 
 @dataclass(frozen=True)
@@ -99,14 +70,14 @@ def make_study(file: StudyFile, path: Path) -> StudyFolder:
         # What is measured changes no trained number: runs that are not done yet are measured in the new way.
         check_metrics(file, plan_runs(file))
         versions = read_json(path / "study.json", "study")["versions"]
-        _write(path, file, [_plain(run) for run in held.runs], versions)
+        _write(path, file, [run.plain() for run in held.runs], versions)
         return open_study(path)
     if path.exists() and (not path.is_dir() or set(path.iterdir()) - _begun(path)):
         raise InputError(f"`out` {path} is not empty and holds no study.")
     planned = plan_runs(file)
     check_metrics(file, planned)
     check_weights(file)  # a study that is under way may do without them here
-    _write(path, file, [_as_run(run, 0) for run in planned], [{"time": time.time(), "version": 0}])
+    _write(path, file, [run.plain() for run in planned], [{"time": time.time(), "version": 0}])
     return open_study(path)
 
 
@@ -123,17 +94,17 @@ def extend_study(file: StudyFile, path: Path) -> tuple[StudyFolder, int]:
     planned = plan_runs(file)
     check_metrics(file, planned)
     known = {run.identity: run for run in held.runs}
-    lacking = set(known) - {run.config.identity for run in planned}
+    lacking = set(known) - {run.identity for run in planned}
     if lacking:
         run = known[min(lacking)]
         raise InputError(
             f"`arms` of the file lack a run of the study: {run.arm}, seed {run.seed}; only add to it."
         )
     versions = read_json(path / "study.json", "study")["versions"]
-    new = [_as_run(run, len(versions)) for run in planned if run.config.identity not in known]
+    new = [replace(run, added=len(versions)).plain() for run in planned if run.identity not in known]
     if new:
         versions.append({"time": time.time(), "version": len(versions)})
-        _write(path, file, [_plain(run) for run in held.runs] + new, versions)
+        _write(path, file, [run.plain() for run in held.runs] + new, versions)
     return open_study(path), len(new)
 
 
@@ -172,27 +143,6 @@ def _write(path: Path, file: StudyFile, runs: list[dict[str, Any]], versions: li
     # Written last, and in one piece: while it is there, the folder is a study's.
     whole = {"study": study, "versions": versions, "runs": runs}
     write_atomically(path / "study.json", json.dumps(whole, indent=1))
-
-
-def _as_run(run: PlannedRun, added: int) -> dict[str, Any]:
-    return _plain(
-        StudyRun(
-            identity=run.config.identity,
-            arm=run.arm,
-            ready=run.ready,
-            seed=run.config.seed,
-            added=added,
-            config=run.config.model_dump(mode="json"),
-            requested=json.loads(json.dumps(run.requested, default=str)),
-            num_steps=run.num_steps,
-            num_images=run.num_images,
-            evaluations=run.evaluations,
-        )
-    )
-
-
-def _plain(run: StudyRun) -> dict[str, Any]:
-    return dict(vars(run))
 
 
 def _changes(old: StudyFile, new: StudyFile) -> list[str]:

@@ -2,56 +2,22 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from thermograd.config.names import EXTRACTORS, choose_extractor
 from thermograd.config.resolve import resolve
 from thermograd.config.schema import RunConfig, evaluations_per_image
 from thermograd.errors import InputError, nearest
-from thermograd.study.arms import Arm, expand_arms
+from thermograd.study.arms import Arm, cell_name, expand_arms
 from thermograd.study.file import StudyFile
 from thermograd.study.outlook import distances_of_too_few
+from thermograd.study.run import StudyRun
 
 if TYPE_CHECKING:
     from thermograd.data import ImageDataset
 
 
-@dataclass(frozen=True)
-class PlannedRun:
-    """One run of a study.
-
-    Attributes:
-        arm: name of the arm, cell and all.
-        ready: kind of arm that came ready, or None.
-        config: the run, whose identity names its folder.
-        requested: settings on top of the preset, nested.
-        num_images: images of the training set.
-    """
-
-    arm: str
-    ready: str | None
-    config: RunConfig
-    requested: dict[str, Any]
-    num_images: int
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Return the steps of an epoch; the incomplete last batch sits out."""
-        return self.num_images // self.config.training.batch_size
-
-    @property
-    def num_steps(self) -> int:
-        """Return the training steps."""
-        return self.steps_per_epoch * self.config.training.num_epochs
-
-    @property
-    def evaluations(self) -> int:
-        """Return the generator evaluations that all of training spends on chains."""
-        return self.num_steps * self.config.training.batch_size * evaluations_per_image(self.config)
-
-
-def plan_runs(study: StudyFile) -> list[PlannedRun]:
+def plan_runs(study: StudyFile) -> list[StudyRun]:
     """Return the runs of a study, seeds within arms, after checking every config and data set.
 
     With `equal: epochs` each arm trains for its own `training.num_epochs`, most often the preset's. With
@@ -76,17 +42,18 @@ def plan_runs(study: StudyFile) -> list[PlannedRun]:
     if study.equal == "evaluations":
         configs = _match_evaluations(study, arms, configs, sizes)
     runs = [
-        PlannedRun(arm.name, arm.ready, config, requested, sizes[_data_key(config)])
+        StudyRun.plan(arm.name, arm.ready, arm.cell, config, requested, sizes[_data_key(config)])
         for arm, settings in zip(arms, configs, strict=True)
         for config, requested in (_resolve(study, arm.name, settings[1], seed) for seed in arm.seeds)
     ]
     first: dict[str, str] = {}
     for run in runs:
         try:
-            study.measure.check_clock(run.config.training.num_epochs, run.steps_per_epoch)
+            epochs = run.resolved.training.num_epochs
+            study.measure.check_clock(epochs, run.num_steps // epochs)
         except InputError as error:
             raise InputError(f"`arms.{run.arm}`: {error}") from None
-        other = first.setdefault(run.config.identity, run.arm)
+        other = first.setdefault(run.identity, run.arm)
         if other != run.arm:
             raise InputError(f"`arms` {other!r} and {run.arm!r} are the same run; remove one.")
     return runs
@@ -128,7 +95,7 @@ def _match_compute(study: StudyFile, arms: list[Arm]) -> list[tuple[RunConfig, d
         if arm.to is None and not ladders:
             raise InputError(f"`arms.{arm.name}` has no ladder to match: name an arm in `to`.")
         to = arm.to or ladders[0]
-        target = by_name.get(f"{to}{arm.cell}", by_name.get(to))
+        target = by_name.get(f"{to}{cell_name(arm.cell)}", by_name.get(to))
         if target is None or to == arm.name:
             raise InputError(f"`arms.{arm.name}.to` names no arm {to!r}{nearest(to, list(by_name))}")
         of_one_chain = evaluations_per_image(configs[i]) / configs[i].gradient.num_chains
@@ -184,7 +151,7 @@ def _check_data(configs: list[Resolved]) -> dict[str, int]:
     return sizes
 
 
-def check_metrics(study: StudyFile, runs: list[PlannedRun]) -> None:
+def check_metrics(study: StudyFile, runs: list[StudyRun]) -> None:
     """Check that the runs will measure what the contrasts compare.
 
     Raises:
@@ -214,9 +181,9 @@ def check_metrics(study: StudyFile, runs: list[PlannedRun]) -> None:
             raise InputError(f"`contrasts.{contrast.name}.metric` will not be measured: {reason}")
 
 
-def one_config_per_data_set(runs: list[PlannedRun]) -> list[RunConfig]:
+def one_config_per_data_set(runs: list[StudyRun]) -> list[RunConfig]:
     """Return a config of each data set that the runs have."""
-    return list({_data_key(run.config): run.config for run in runs}.values())
+    return list({_data_key(run.resolved): run.resolved for run in runs}.values())
 
 
 def check_weights(study: StudyFile) -> None:
@@ -231,7 +198,7 @@ def check_weights(study: StudyFile) -> None:
         make_extractor(study.measure.extractor, "", {}, study.measure.weights)
 
 
-def time_steps(runs: list[PlannedRun]) -> dict[str, float]:
+def time_steps(runs: list[StudyRun]) -> dict[str, float]:
     """Return the seconds of a training step of each arm: the quickest of a second's, 3 to 20, the first not counted.
 
     Chains are stored for a batch only, so that timing needs little memory; evaluation is not timed.
@@ -247,7 +214,7 @@ def time_steps(runs: list[PlannedRun]) -> dict[str, float]:
         for run in runs:
             if run.arm in seconds:
                 continue
-            config = run.config
+            config = run.resolved
             torch.set_num_threads(config.compute.num_threads or before)
             size = config.training.batch_size
             trainer = Trainer(config, build_model(config), size)
@@ -263,18 +230,18 @@ def time_steps(runs: list[PlannedRun]) -> dict[str, float]:
     return seconds
 
 
-def describe_plan(study: StudyFile, runs: list[PlannedRun], seconds: Mapping[str, float]) -> dict[str, Any]:
+def describe_plan(study: StudyFile, runs: list[StudyRun], seconds: Mapping[str, float]) -> dict[str, Any]:
     """Return the plan as plain data: a row a run, and the totals."""
     rows = [
         {
             "arm": run.arm,
-            "seed": run.config.seed,
-            "identity": run.config.identity,
-            "epochs": run.config.training.num_epochs,
+            "seed": run.seed,
+            "identity": run.identity,
+            "epochs": run.resolved.training.num_epochs,
             "steps": run.num_steps,
-            "chains": run.config.gradient.num_chains,
-            "rungs": run.config.gradient.num_rungs,
-            "evaluations_per_image_and_step": evaluations_per_image(run.config),
+            "chains": run.resolved.gradient.num_chains,
+            "rungs": run.resolved.gradient.num_rungs,
+            "evaluations_per_image_and_step": evaluations_per_image(run.resolved),
             "evaluations": run.evaluations,
             "hours": run.num_steps * seconds[run.arm] / 3600,
         }

@@ -1,11 +1,13 @@
 """From a config to the model and the images it names."""
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from thermograd.config import names
 from thermograd.config.schema import RunConfig
+from thermograd.config.tables import Made
 from thermograd.data import (
     ImageDataset,
     binarise,
@@ -16,39 +18,67 @@ from thermograd.data import (
 )
 from thermograd.errors import InputError
 from thermograd.machine import resolve_device
+from thermograd.models.check import check_model
 from thermograd.models.energy import EnergyNetwork
 from thermograd.models.generator import ConvGenerator, DenseGenerator
 from thermograd.models.latent_ebm import LatentEBM
-from thermograd.streams import stream
+from thermograd.streams import stream, stream_seed
 
-GENERATORS: dict[str, type[ConvGenerator | DenseGenerator]] = {"conv": ConvGenerator, "dense": DenseGenerator}
-"""Every generator network that a config can name."""
+GENERATORS: Made[Any] = Made(names.GENERATORS, {"conv": ConvGenerator, "dense": DenseGenerator})
+ENERGIES: Made[Any] = Made(names.ENERGIES, {"dense": EnergyNetwork})
+"""Every network that a config can name."""
 
 
 def build_model(config: RunConfig) -> LatentEBM:
     """Build the model of a config on its device, with initial weights that are a function of the seed."""
     settings = config.model
     shape = settings.image_shape
-    squash = settings.likelihood == "gaussian"
-    generator = GENERATORS[settings.generator.kind](
-        settings.latent_dim, shape, settings.generator.widths, squash, stream(config.seed, "init-generator")
-    )
-    energy = EnergyNetwork(
-        settings.latent_dim,
-        settings.energy.hidden,
-        settings.energy.activation,
-        stream(config.seed, "init-prior"),
-    )
     model = LatentEBM(
-        energy,
-        generator,
+        _energy(config),
+        _generator(config),
         latent_dim=settings.latent_dim,
         image_shape=shape,
         likelihood=settings.likelihood,
         noise_std=settings.noise_std,
         base_std=settings.base_std,
     )
-    return model.to(resolve_device(config.compute.device))
+    model = model.to(resolve_device(config.compute.device))
+    if not (names.GENERATORS.is_own(settings.generator.kind) and names.ENERGIES.is_own(settings.energy.kind)):
+        check_model(model)
+    return model
+
+
+def _generator(config: RunConfig) -> nn.Module:
+    model, settings = config.model, config.model.generator
+    if not names.GENERATORS.is_own(settings.kind):
+        return _own_network(config, "generator", model.latent_dim, model.image_shape)
+    squash, random = model.likelihood == "gaussian", stream(config.seed, "init-generator")
+    return GENERATORS[settings.kind](model.latent_dim, model.image_shape, settings.widths, squash, random)
+
+
+def _energy(config: RunConfig) -> nn.Module:
+    settings = config.model.energy
+    if not names.ENERGIES.is_own(settings.kind):
+        return _own_network(config, "energy", config.model.latent_dim)
+    random = stream(config.seed, "init-prior")
+    return ENERGIES[settings.kind](config.model.latent_dim, settings.hidden, settings.activation, random)
+
+
+def _own_network(config: RunConfig, group: Literal["generator", "energy"], *sizes: Any) -> nn.Module:
+    """Return a network of the user's, whose initial weights are a function of the seed as well."""
+    settings = getattr(config.model, group)
+    network = (GENERATORS if group == "generator" else ENERGIES)[settings.kind]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(stream_seed(config.seed, f"init-{group}", 0))
+        try:
+            return network(*sizes, **settings.options)
+        except TypeError as error:
+            words = ", ".join(
+                [*map(str, sizes), *(f"{name}={value!r}" for name, value in settings.options.items())]
+            )
+            raise InputError(
+                f"`model.{group}.kind` {settings.kind} cannot be made as {network.__name__}({words}): {error}."
+            ) from None
 
 
 def load_data(config: RunConfig, split: str = "train") -> ImageDataset:

@@ -18,17 +18,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from thermograd.config import names
 from thermograd.config.schema import LearningConfig
 from thermograd.errors import Caution, InputError
 from thermograd.gradients.rules import ESTIMATORS, PRIOR_RULES
 from thermograd.ladders.ladder import Bottom, Ladder, LadderInfo, LadderSampler
-from thermograd.ladders.schedules import (
-    RunningMoments,
-    equal_length_schedule,
-    equal_swap_schedule,
-    make_schedule,
-)
+from thermograd.ladders.named import SCHEDULES, make_schedule
+from thermograd.ladders.schedules import RunningMoments
 from thermograd.models.latent_model import LatentModel
 from thermograd.samplers.covariance import base_covariance, learn_from_chains
 from thermograd.samplers.kernel import adapted_step_size
@@ -286,18 +281,20 @@ class Chains:
 
     def _adapt_schedule(self, draws: Draws, step: int) -> None:
         schedule = self.config.gradient.schedule
-        follows = names.SCHEDULES[schedule.kind].follows
-        if follows == "variances":
+        kind = SCHEDULES[schedule.kind]
+        if kind.adapt is None:
+            return
+        if kind.follows == "variances":
             self.moments.update(draws.ladder.log_likelihood)
             if (step + 1) % schedule.adapt_every == 0:
-                new = equal_length_schedule(self.schedule, self.moments.variance)
+                new = kind.adapt(self.schedule, self.moments.variance)
                 self.moments.move(self.schedule, new)
                 self.schedule = new
-        elif follows == "swap-rates" and draws.info.swap_rates is not None:
+        elif kind.follows == "swap-rates" and draws.info.swap_rates is not None:
             rates = draws.info.swap_rates.double().cpu()
             self.swap_rates = rates if self.swap_rates is None else 0.95 * self.swap_rates + 0.05 * rates
             if (step + 1) % schedule.adapt_every == 0:
-                self.schedule = equal_swap_schedule(self.schedule, self.swap_rates)
+                self.schedule = kind.adapt(self.schedule, self.swap_rates)
 
     # --- saving ---
 

@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import torch
 
+from thermograd.config import names
 from thermograd.config.schema import RunConfig
 from thermograd.errors import InputError
 from thermograd.machine import available_memory, total_memory
@@ -88,6 +89,8 @@ def generator_outputs(config: RunConfig) -> list[int]:
     """Return how many numbers each layer of the generator computes for one latent vector."""
     model = config.model
     channels, height, width = model.image_shape
+    if not names.GENERATORS.is_own(model.generator.kind):
+        return [channels * height * width]  # of a network of the user's no more is known
     if model.generator.kind == "dense":
         return [*model.generator.widths, channels * height * width]
     sizes = STAGE_SIZES.get(height, (height,))
@@ -99,7 +102,9 @@ def num_weights(config: RunConfig) -> int:
     model = config.model
     channels, height, width = model.image_shape
     widths, energy = model.generator.widths, (model.latent_dim, *model.energy.hidden)
-    count = _dense(energy) + energy[-1]
+    count = _dense(energy) + energy[-1] if names.ENERGIES.is_own(model.energy.kind) else 0
+    if not names.GENERATORS.is_own(model.generator.kind):
+        return count
     if model.generator.kind == "dense":
         return count + _dense((model.latent_dim, *widths, channels * height * width))
     sizes = STAGE_SIZES.get(height, (height,))

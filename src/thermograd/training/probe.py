@@ -16,7 +16,8 @@ from torch import Tensor
 from thermograd.config import names
 from thermograd.config.measure import Changes
 from thermograd.config.resolve import validate
-from thermograd.config.schema import LearningConfig, RunConfig, fewest_chains
+from thermograd.config.schema import LearningConfig, RunConfig
+from thermograd.config.sections import fewest_chains
 from thermograd.data import batch_order
 from thermograd.errors import InputError, RunError
 from thermograd.gradients.reference import Reference

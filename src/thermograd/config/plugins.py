@@ -1,0 +1,230 @@
+"""Plugins: files of the user's that bring algorithms and networks of their own.
+
+A plugin is one Python file. It calls `thermograd.register(...)` for each algorithm, and may hold networks that
+`model.generator.kind: mine.py:Decoder` or `model.energy.kind: mine.py:Energy` name. It is known by its sha256, which
+belongs to a run's identity; a run folder holds a copy, and a run that is opened again loads that copy.
+
+One process holds one version of a name: Python cannot take back what a file has defined.
+"""
+
+import inspect
+import sys
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal, TypeVar
+
+from thermograd.config import names
+from thermograd.config.tables import Facts, Table
+from thermograd.errors import InputError, nearest, one_line
+from thermograd.files import hash_of
+
+Thing = TypeVar("Thing")
+NETWORKS: dict[str, Table[Facts]] = {"generator": names.GENERATORS, "energy": names.ENERGIES}
+"""Group of the model's settings -> the table of its kinds."""
+
+_loading: ContextVar[str] = ContextVar("loading", default="")
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """A file that was loaded."""
+
+    file: Path
+    sha256: str
+    source: bytes
+    module: ModuleType
+
+
+_loaded: dict[str, Plugin] = {}
+
+
+def register(
+    thing: Thing, *, role: Literal["generator", "energy"] | None = None, replace: bool = False
+) -> Thing:
+    """Make an algorithm or a network known by its name to configs, commands, probes, studies and `validate`.
+
+    Args:
+        thing: an `Estimator`, `PriorRule` or `Schedule`, a class derived from `Kernel`, or a `torch.nn.Module` class.
+        role: of a network: "generator" or "energy". Its name is that of the class.
+        replace: take the place of what Python code registered under this name before, as a notebook does.
+
+    Returns:
+        The thing, so that `register` may decorate a class.
+
+    Raises:
+        InputError: a thing of another kind, or a name that is taken.
+
+    Example:
+        >>> @tg.register
+        ... class Slow(tg.ULA):
+        ...     name = "slow"
+        >>> tg.load_config("digits", posterior_chains={"kernel": "slow"}).posterior_chains.kernel
+        'slow'
+    """
+    if role is not None:
+        names_known = list(NETWORKS)
+        if role not in NETWORKS:
+            raise InputError(f"`role` {role!r} is not known{nearest(str(role), names_known)}")
+        table, facts = NETWORKS[role], Facts(getattr(thing, "__name__", ""), summary=_first_line(thing))
+    else:
+        table = getattr(thing, "table", None)  # type: ignore[assignment]
+        if not isinstance(table, Table):
+            raise InputError(
+                "`register` takes an Estimator, a PriorRule, a Schedule, a class derived from Kernel, or a network "
+                f"with its role, got {one_line(repr(thing))}."
+            )
+        facts = thing if isinstance(thing, Facts) else thing.facts()  # type: ignore[attr-defined]
+    table.add(facts, thing, _loading.get(), replace)
+    return thing
+
+
+def _first_line(thing: Any) -> str:
+    return (inspect.getdoc(thing) or "").partition("\n")[0]
+
+
+# --- settings ---
+
+
+def with_whole_paths(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Return settings whose plugins are whole paths: those of `plugins`, and those that kinds of networks name.
+
+    Args:
+        values: nested settings of a run, or a part of them.
+        folder: where relative paths begin.
+    """
+    values = dict(values)
+    entries = values.get("plugins") or []
+    if not isinstance(entries, list | tuple) or not all(isinstance(e, str | Path | Mapping) for e in entries):
+        return values  # which is refused later
+    whole = [dict(e) if isinstance(e, Mapping) else {"file": _whole(str(e), folder)} for e in entries]
+    for group, section in _networks(values):
+        file, _, name = str(section["kind"]).rpartition(":")
+        if not file:
+            continue
+        if file not in [Path(str(each.get("file"))).name for each in whole]:
+            path = _whole(file, folder)
+            if path not in [each.get("file") for each in whole]:
+                whole.append({"file": path})
+        values["model"] = {**values["model"], group: {**section, "kind": f"{Path(file).name}:{name}"}}
+    return values | {"plugins": whole} if whole else values
+
+
+def _whole(file: str, folder: Path) -> str:
+    return str((folder / Path(file).expanduser()).absolute())
+
+
+def _networks(values: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield the group and the settings of each network whose kind is given as a text."""
+    model = values.get("model")
+    for group in NETWORKS if isinstance(model, Mapping) else ():
+        section = model.get(group)  # type: ignore[union-attr]
+        if isinstance(section, Mapping) and isinstance(section.get("kind"), str):
+            yield group, section
+
+
+def load_plugins(values: Mapping[str, Any], copies: Path | None = None) -> dict[str, Any]:
+    """Load the plugins that settings name, and return the settings with the sha256 of each.
+
+    Args:
+        values: nested settings of a run, from `with_whole_paths`.
+        copies: the folder of a run or study that holds copies of the plugins, which are loaded in place of the files.
+
+    Raises:
+        InputError: a plugin that is missing, has changed, raises at import, or registers a name that is taken; or that
+            does not define the network which a kind names.
+    """
+    entries = values.get("plugins") or []
+    if not isinstance(entries, list | tuple) or not all(isinstance(e, Mapping) for e in entries):
+        return dict(values)
+    by_name: dict[str, Plugin] = {}
+    for entry in entries:
+        file, expected = Path(str(entry.get("file"))), entry.get("sha256")
+        plugin = _load(file if copies is None else copies / file.name, expected, is_copy=copies is not None)
+        if by_name.setdefault(file.name, plugin).sha256 != plugin.sha256:
+            raise InputError(f"`plugins` names two files {file.name}; a run keeps one of each name.")
+    for group, section in _networks(values):
+        file_name, _, name = section["kind"].rpartition(":")
+        if file_name in by_name:
+            _register_network(group, by_name[file_name], section["kind"], name)
+    hashes = [
+        {"file": str(each["file"]), "sha256": by_name[Path(str(each["file"])).name].sha256}
+        for each in entries
+    ]
+    return {**values, "plugins": hashes} if hashes else dict(values)
+
+
+def plugin_source(sha256: str) -> bytes:
+    """Return the bytes of a plugin as they were loaded."""
+    return _loaded[sha256].source
+
+
+def plugin_at_fault(error: BaseException) -> str | None:
+    """Return "FILE, line N" where an exception came out of a plugin, or None."""
+    files = {str(each.file) for each in _loaded.values()}
+    frame, found = error.__traceback__, None
+    while frame is not None:
+        if frame.tb_frame.f_code.co_filename in files:
+            found = f"{frame.tb_frame.f_code.co_filename}, line {frame.tb_lineno}"
+        frame = frame.tb_next
+    return found
+
+
+def _load(file: Path, expected: str | None, is_copy: bool) -> Plugin:
+    """Load a file, or return it where it was loaded before; its bytes are read, hashed and run once, as one."""
+    try:
+        source = file.read_bytes()
+    except OSError as error:
+        raise InputError(f"`plugins` {file} cannot be read: {error.strerror}.") from None
+    sha256 = hash_of(source)
+    if expected is not None and sha256 != expected:
+        what = "is damaged or was changed" if is_copy else "has changed"
+        raise InputError(
+            f"`plugins` {file} {what} since the run began: its sha256 is {sha256[:12]}, not {str(expected)[:12]}."
+        )
+    if sha256 in _loaded:
+        return _loaded[sha256]
+    module = ModuleType(f"thermograd_plugin_{sha256[:12]}_{file.stem}")
+    module.__file__ = str(file)
+    sys.modules[module.__name__] = module  # dataclasses look their own module up
+    token = _loading.set(sha256)
+    try:
+        exec(compile(source, str(file), "exec"), module.__dict__)
+    except (Exception, SystemExit) as error:
+        del sys.modules[module.__name__]
+        _remove_from_tables(sha256)
+        words = one_line(str(error)).rstrip(".")
+        reason = "" if isinstance(error, InputError) else f" raises {type(error).__name__} at import"
+        raise InputError(f"`plugins` {file}{reason}{': ' * bool(words)}{words}.") from error
+    finally:
+        _loading.reset(token)
+    return _loaded.setdefault(sha256, Plugin(file, sha256, source, module))
+
+
+def _register_network(group: str, plugin: Plugin, kind: str, name: str) -> None:
+    from torch import nn
+
+    network, table = getattr(plugin.module, name, None), NETWORKS[group]
+    if not (isinstance(network, type) and issubclass(network, nn.Module)):
+        raise InputError(
+            f"`model.{group}.kind` {kind!r} names no torch.nn.Module that {plugin.file} defines."
+        )
+    if not (kind in table and table.origin(kind) == plugin.sha256):
+        table.add(Facts(kind, summary=_first_line(network)), network, plugin.sha256)
+
+
+def forget_plugins() -> None:
+    """Forget every plugin and all that was registered, for tests; configs that name them are of no use after it."""
+    for plugin in list(_loaded.values()):
+        del _loaded[plugin.sha256]
+        sys.modules.pop(plugin.module.__name__, None)
+        _remove_from_tables(plugin.sha256)
+    _remove_from_tables("")
+
+
+def _remove_from_tables(origin: str) -> None:
+    for table in vars(names).values():
+        if isinstance(table, Table):
+            table.remove(origin)

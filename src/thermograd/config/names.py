@@ -119,7 +119,6 @@ ESTIMATORS = Table(
             unbiased=False,
             uses_scores=True,
             states="all",
-            prior_rule="contrast-stein",
         ),
         EstimatorFacts(
             "tempered",

@@ -33,7 +33,7 @@ def measure_ours() -> dict[str, Any]:
     """Return the twin as lists, the exact log p(x) and our errors."""
     import torch
 
-    from thermograd.evidence.estimate import estimate_evidence
+    from thermograd.evidence import EvidenceSettings, estimate_evidence
     from thermograd.models.linear_gaussian import LinearGaussian
 
     torch.set_num_threads(1)
@@ -44,12 +44,11 @@ def measure_ours() -> dict[str, Any]:
     x = (z @ twin.weight.mT + NOISE_STD * noise).detach()
     truth = twin.log_power_evidence(x, 1.0).detach()
     rows = []
-    for num_steps in (20, 30, 69, 150):
+    for num_evaluations in (1000, 2000, 4000, 8000):
         errors, cost = [], 0.0
         for seed in range(NUM_REPEATS):
-            found = estimate_evidence(
-                twin, x, generator=torch.Generator().manual_seed(seed), num_steps=num_steps
-            )
+            settings = EvidenceSettings("thermodynamic", num_evaluations, num_rungs=10)
+            found = estimate_evidence(twin, x, settings, generator=torch.Generator().manual_seed(seed))
             errors += (found.log_evidence - truth).abs().tolist()
             cost = found.num_evaluations
         rows.append({"evaluations": cost, "mean_absolute_error": statistics.mean(errors)})

@@ -21,7 +21,7 @@ _ROOMS: dict[str, tuple[str, ...]] = {
     ),
     "config.plugins": ("register",),
     "errors": ("Caution", "InputError", "RunError"),
-    "evidence": ("Evidence",),
+    "evidence": ("Evidence", "EvidenceSettings"),
     "gradients.limits": ("Limit",),
     "gradients.rules": ("Estimator", "PriorRule"),
     "ladders.ladder": ("Ladder", "LadderSampler"),

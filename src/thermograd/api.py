@@ -221,7 +221,7 @@ def train(
 
 
 def estimate_evidence(model: LatentModel, x: Tensor, **options: Any) -> evidence.Evidence:
-    """Estimate log p(x) of each image, with an error that counts what chains do not know of each other.
+    """Estimate log p(x) of each image by independent repeats, with an interval, a range or a lower bound.
 
     Args:
         model: any `LatentModel`.

@@ -138,7 +138,7 @@ def test_a_real_folder_scores_at_the_floor_and_noise_far_above(tmp_path):
 def test_the_evidence_table_and_its_picture(trained, capsys):
     assert (
         command_line(
-            ["evidence", str(trained), "--num", "4", "--num-rungs", "8", "--num-steps", "40", "--json"]
+            ["evidence", str(trained), "--num=4", "--method=thermodynamic", "--evaluations=1600", "--json"]
         )
         == 0
     )
@@ -148,7 +148,12 @@ def test_the_evidence_table_and_its_picture(trained, capsys):
     mean = sum(float(row["log_evidence"]) for row in rows) / 4
     assert mean == pytest.approx(found["log_evidence"], abs=1e-4)
     for row in rows:
-        assert float(row["lower"]) <= float(row["upper"])
+        assert float(row["low"]) <= float(row["log_evidence"]) <= float(row["high"])
+        assert row["status"] in ("interval", "range", "lower-bound")
+        assert (row["status"] == "interval") == (row["reasons"] == "")
+    doubtful = [row for row in rows if row["status"] != "interval"]
+    assert found["num_doubtful"] == len(doubtful)
+    assert ("no-interval" in {each["kind"] for each in found["warnings"]}) == bool(doubtful)
     assert Path(found["files"][1]).read_bytes().startswith(b"\x89PNG")
 
 

@@ -283,31 +283,44 @@ def compare(folders: tuple[Path, ...], as_json: bool) -> None:
 @click.option("--num", default=100, type=positive, show_default=True, help="Images.")
 @click.option(
     "--method",
-    default="thermodynamic",
+    default="laplace",
     type=click.Choice(list(names.EVIDENCE_METHODS)),
     show_default=True,
 )
-@click.option("--num-rungs", default=24, type=click.IntRange(min=3), show_default=True)
-@click.option("--num-steps", default=100, type=positive, show_default=True, help="Draws on each rung.")
+@click.option(
+    "--evaluations",
+    default=4000,
+    type=click.IntRange(min=200),
+    show_default=True,
+    help="Generator evaluations per image.",
+)
+@click.option(
+    "--replicates",
+    default=4,
+    type=click.IntRange(min=4),
+    show_default=True,
+    help="Independent repeats per image.",
+)
 @click.option("--seed", default=0, type=not_negative, show_default=True)
 @json_option
 def evidence(
-    folder: Path, split: str, num: int, method: Any, num_rungs: int, num_steps: int, seed: int, as_json: bool
+    folder: Path,
+    split: str,
+    num: int,
+    method: Any,
+    evaluations: int,
+    replicates: int,
+    seed: int,
+    as_json: bool,
 ) -> None:
-    """Estimate log p(x) of images, each with its error bars; writes a table and a picture of E_t[l]."""
+    """Estimate log p(x) of images, with an interval, a range or a lower bound for each; writes a table."""
     from thermograd.evaluation.evidence import evidence_of_run
+    from thermograd.evidence import EvidenceSettings
     from thermograd.runs.run import load_run
 
+    settings = EvidenceSettings(method, evaluations, replicates)
     with holding(folder, "evidence"):
-        record = evidence_of_run(
-            load_run(folder),
-            split=split,
-            num_images=num,
-            method=method,
-            num_rungs=num_rungs,
-            num_steps=num_steps,
-            seed=seed,
-        )
+        record = evidence_of_run(load_run(folder), settings, split=split, num_images=num, seed=seed)
     rows = [
         (name.replace("_", " "), f"{value:.5g}" if isinstance(value, float) else value)
         for name, value in record.items()

@@ -288,10 +288,12 @@ def choose_extractor(name: str, has_labels: bool) -> ExtractorFacts:
 EVIDENCE_METHODS = Table(
     "method",
     (
+        Facts("laplace", summary="sequential Monte Carlo from Gaussians at the posterior's modes, and back"),
+        Facts("smc", summary="sequential Monte Carlo from a bank of prior draws"),
         Facts("thermodynamic", summary="thermodynamic integration with control variates"),
         Facts("thermodynamic-plain", summary="thermodynamic integration without them"),
         Facts("stepping-stone", summary="ratios of neighbouring rungs"),
-        Facts("annealed-importance-sampling", summary="annealing from the base distribution"),
+        Facts("annealed-importance-sampling", summary="annealing from draws of the prior"),
     ),
 )
 

@@ -4,7 +4,6 @@ Every number says what it was measured on: split, counts, seed, checkpoint, and 
 the hash of its weights. Beside each distance stands its floor, the distance between two halves of the reference.
 """
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,11 @@ from torch import Tensor
 
 from thermograd.data import ImageDataset, to_tensor
 from thermograd.evaluation.distances import distances_of_run, extractor_of_run
+from thermograd.evaluation.evidence import has_short_run_prior, summary
 from thermograd.evaluation.prior import prior_of_run
 from thermograd.evaluation.records import Record, add_record, record_of
 from thermograd.evaluation.settings import EvaluationSettings
-from thermograd.evidence import IMAGE_PILOT_STEPS, IMAGE_RUNGS, IMAGE_STEPS, estimate_evidence
+from thermograd.evidence import estimate_evidence
 from thermograd.metrics import nearest_neighbours
 from thermograd.runs.pictures import image_grid, pairs_grid, save_png
 from thermograd.runs.run import Run
@@ -117,20 +117,11 @@ def _evidence_values(run: Run, data: ImageDataset, settings: EvaluationSettings)
     device = next(run.model.parameters()).device
     x = batch_images(run.config, data, range(min(settings.num_evidence, len(data))), 0, device)
     generator = stream(settings.seed, "evaluation-evidence", 0, device)
-    evidence = estimate_evidence(
-        run.model,
-        x,
-        generator=generator,
-        num_rungs=IMAGE_RUNGS,
-        num_steps=IMAGE_STEPS,
-        num_pilot_steps=IMAGE_PILOT_STEPS,
-    )
-    value = _mean(evidence.log_evidence, "nats")
-    value["monte_carlo_error"] = float(evidence.monte_carlo_error.square().mean().sqrt() / len(x) ** 0.5)
-    value["quadrature_error"] = float(evidence.quadrature_error.mean())
-    value["num_images"] = len(x)
-    value["num_evaluations"] = evidence.num_evaluations
-    value["warnings"] = [asdict(each) for each in evidence.warnings]
+    evidence = estimate_evidence(run.model, x, generator=generator, short_run_prior=has_short_run_prior(run))
+    found = summary(evidence)
+    error = found["standard_error_over_images"]
+    value = {"value": found.pop("log_evidence"), "standard_error": error, "unit": "nats"}
+    value |= {name: each for name, each in found.items() if name != "standard_error_over_images"}
     return {"log_evidence": value}
 
 

@@ -1,21 +1,12 @@
-"""The evidence of images under a trained run: a table with error bars, and a picture of E_t[l] against t."""
+"""The evidence of images under a trained run: a table with an interval for each image, and a picture of E_t[l]."""
 
 import csv
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from thermograd.evaluation.records import add_record, record_of
-from thermograd.evidence import (
-    IMAGE_PILOT_STEPS,
-    IMAGE_RUNGS,
-    IMAGE_STEPS,
-    Evidence,
-    Method,
-    estimate_evidence,
-)
+from thermograd.evidence import Evidence, EvidenceSettings, estimate_evidence
 from thermograd.files import written_whole
 from thermograd.runs.pictures import own_style
 from thermograd.runs.run import Run
@@ -25,54 +16,37 @@ from thermograd.training.builder import batch_images
 
 def evidence_of_run(
     run: Run,
+    settings: EvidenceSettings | None = None,
     *,
     split: str = "test",
     num_images: int = 100,
-    method: Method = "thermodynamic",
-    num_rungs: int = IMAGE_RUNGS,
-    num_steps: int = IMAGE_STEPS,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Estimate log p(x) of the first images of a split; add the record to the run's measurements.
 
-    The standard error of the mean over images has two parts that are told apart: that images differ, and that each
-    estimate has Monte Carlo error. Quadrature error is a bias and is never mixed with them.
+    The mean is over all images, those without an interval among them, whose number stands beside it. Its error is that
+    of the estimates; that other images would give another mean is told apart.
 
     Returns:
-        Means over images, warnings, and the table and picture that were written beside the record.
+        Means over images, counts of what has no interval, warnings, and the files written beside the record.
     """
+    settings = settings or EvidenceSettings()
     data = run.data(split)
     device = next(run.model.parameters()).device
-    count = min(num_images, len(data))
-    x = batch_images(run.config, data, range(count), 0, device)
+    x = batch_images(run.config, data, range(min(num_images, len(data))), 0, device)
+    generator = stream(seed, "evidence", 0, device)
     evidence = estimate_evidence(
-        run.model,
-        x,
-        method=method,
-        num_rungs=num_rungs,
-        num_steps=num_steps,
-        num_pilot_steps=IMAGE_PILOT_STEPS,
-        generator=stream(seed, "evidence", 0, device),
+        run.model, x, settings, generator=generator, short_run_prior=has_short_run_prior(run)
     )
-    stem = run.folder / f"evidence_{split}_{method}"
+    stem = run.folder / f"evidence_{split}_{settings.method}"
     files = [str(write_table(evidence, stem.with_suffix(".csv")))]
     if evidence.expected_log_likelihood is not None:
         files.append(str(draw_path(evidence, stem.with_suffix(".png"), f"{run.config.preset}, {split}")))
-    total = float(evidence.log_evidence.std()) / count**0.5 if count > 1 else float("nan")
     record: dict[str, Any] = {
-        "method": method,
         "dataset": f"{data.name}:{split}",
         "checkpoint": run.checkpoint.path.name,
-        "num_images": count,
-        "log_evidence": float(evidence.log_evidence.mean()),
-        "standard_error_over_images": total,
-        "monte_carlo_error_an_image": float(evidence.monte_carlo_error.square().mean().sqrt()),
-        "quadrature_error_an_image": float(evidence.quadrature_error.mean()),
+        **summary(evidence),
     }
-    if evidence.lower is not None and evidence.upper is not None:
-        record |= {"left_sum": float(evidence.lower.mean()), "right_sum": float(evidence.upper.mean())}
-    record["evaluations_an_image"] = evidence.num_evaluations
-    record["warnings"] = [asdict(each) for each in evidence.warnings]
     kept = record_of(
         run,
         "evidence",
@@ -80,35 +54,44 @@ def evidence_of_run(
         split,
         source="command",
         seed=seed,
-        settings={"method": method, "num_images": count, "num_rungs": num_rungs, "num_steps": num_steps},
-        values={
-            **record,
-            "images": {
-                "log_evidence": evidence.log_evidence.tolist(),
-                "monte_carlo_error": evidence.monte_carlo_error.tolist(),
-                "quadrature_error": evidence.quadrature_error.tolist(),
-            },
-        },
+        settings={**asdict(settings), "num_images": len(x)},
+        values={**record, "images": evidence.columns()},
     )
     add_record(run.folder, kept)
     return record | {"files": files}
 
 
-def write_table(evidence: Evidence, file: Path) -> Path:
-    """Write one row an image: log evidence, its errors and bounds, in nats."""
-    columns = {
-        "log_evidence": evidence.log_evidence,
-        "monte_carlo_error": evidence.monte_carlo_error,
-        "quadrature_error": evidence.quadrature_error,
-        "lower": evidence.lower,
-        "upper": evidence.upper,
+def has_short_run_prior(run: Run) -> bool:
+    """Return whether the run's prior was trained by chains that begin anew at the base distribution each time."""
+    return run.config.prior_chains.start == "base"
+
+
+def summary(evidence: Evidence) -> dict[str, Any]:
+    """Return the numbers of an estimate that stand for all of its images."""
+    mean = evidence.mean()
+    return {
+        "method": evidence.method,
+        "log_evidence": mean["value"],
+        "error": mean["error"],
+        "standard_error_over_images": mean["standard_error_over_images"],
+        "log_partition_error": evidence.log_partition_error,
+        "num_images": mean["num_images"],
+        "num_doubtful": mean["num_doubtful"],
+        "num_ranges": evidence.status.count("range"),
+        "num_lower_bounds": evidence.status.count("lower-bound"),
+        "num_evaluations": evidence.num_evaluations,
+        "warnings": [asdict(each) for each in evidence.warnings],
     }
-    present = {name: values.tolist() for name, values in columns.items() if values is not None}
+
+
+def write_table(evidence: Evidence, file: Path) -> Path:
+    """Write one row per image: estimate, interval or range or bound, and why there is no interval; in nats."""
+    columns = evidence.columns()
     with file.open("w", newline="") as stream_:
         writer = csv.writer(stream_)
-        writer.writerow(["image", *present])
-        for i, row in enumerate(zip(*present.values(), strict=True)):
-            writer.writerow([i, *(f"{value:.6f}" for value in row)])
+        writer.writerow(["image", *columns])
+        for i, row in enumerate(zip(*columns.values(), strict=True)):
+            writer.writerow([i, *(f"{value:.6f}" if isinstance(value, float) else value for value in row)])
     return file
 
 
@@ -119,9 +102,9 @@ def draw_path(evidence: Evidence, file: Path, title: str) -> Path:
     from matplotlib.figure import Figure
 
     mean, variance = evidence.expected_log_likelihood, evidence.variance_log_likelihood
-    if mean is None or variance is None:
+    if mean is None or variance is None or evidence.inverse_temperatures is None:
         raise ValueError(f"`method` {evidence.method} does not visit the power posteriors.")
-    t = evidence.inverse_temperatures.cpu()
+    t = evidence.inverse_temperatures.mean(1).cpu()  # rungs stand at other temperatures for each image
     centre, spread = mean.mean(1).cpu(), variance.mean(1).clamp(min=0).sqrt().cpu()
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     FigureCanvasAgg(figure)
@@ -135,7 +118,7 @@ def draw_path(evidence: Evidence, file: Path, title: str) -> Path:
         axes.set_title("whole path" if first == 0 else f"from t = {float(t[first]):.2g} on")
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25)
-    log_evidence = float(torch.as_tensor(evidence.log_evidence).mean())
+    log_evidence = float(evidence.log_evidence.mean())
     figure.suptitle(
         f"{title}: log p(x) = {log_evidence:.1f}, the area under the curve; band: sd of l under p_t"
     )

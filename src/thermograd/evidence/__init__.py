@@ -6,26 +6,17 @@ from thermograd.evidence.annealing import (
     log_partition,
     reverse_annealing,
 )
-from thermograd.evidence.estimate import (
-    IMAGE_PILOT_STEPS,
-    IMAGE_RUNGS,
-    IMAGE_STEPS,
-    METHODS,
-    Method,
-    estimate_evidence,
-)
-from thermograd.evidence.result import Evidence
+from thermograd.evidence.estimate import METHODS, EvidenceSettings, estimate_evidence
+from thermograd.evidence.result import Estimate, Evidence
 from thermograd.evidence.stepping_stone import stepping_stone
 from thermograd.evidence.thermodynamic import Rule, thermodynamic_integration
 
 __all__ = [
-    "IMAGE_PILOT_STEPS",
-    "IMAGE_RUNGS",
-    "IMAGE_STEPS",
     "METHODS",
     "Annealed",
+    "Estimate",
     "Evidence",
-    "Method",
+    "EvidenceSettings",
     "Rule",
     "annealed_importance_sampling",
     "estimate_evidence",

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from thermograd.errors import Caution, InputError
-from thermograd.evidence.result import Evidence, log_mean_exp
+from thermograd.evidence.result import Estimate, log_mean_exp
 from thermograd.ladders.schedules import check_schedule
 from thermograd.models.latent_model import LatentModel
 from thermograd.samplers.mala import MALA
@@ -65,7 +65,7 @@ def annealed_importance_sampling(
     num_steps: int = 1,
     exact_prior_latents: Tensor | None = None,
     chunk_size: int | None = None,
-) -> Evidence:
+) -> Estimate:
     """Estimate log p(x) by annealing forwards; a stochastic lower bound where exact prior draws are given.
 
     Without them log Z_a is annealed on its own with as many chains as there are images and chains together,
@@ -107,7 +107,7 @@ def annealed_importance_sampling(
         estimate = estimate - partition.log_ratio
         error = (error.square() + partition.monte_carlo_error.square()).sqrt()
         warnings += _spread_warnings(partition.log_weights, "of annealing towards log Z_a")
-    return Evidence(
+    return Estimate(
         method="annealed-importance-sampling",
         log_evidence=estimate,
         monte_carlo_error=error,
@@ -210,10 +210,11 @@ def anneal(
         raise InputError(
             f"`step_size` must be one number or have shape ({len(t)},), got {tuple(sizes.shape)}."
         )
-    sizes, gaps = sizes.expand(len(t)), t.diff()
+    gaps = t.diff(dim=0)
+    sizes = sizes.expand(len(t)) if sizes.dim() == 0 else sizes
     state = kernel.init(target, start)
     log_weights = torch.zeros_like(state.log_prior)
-    acceptance = t.new_zeros(len(gaps))
+    acceptance = torch.zeros(len(gaps), dtype=t.dtype, device=t.device)
     order = range(len(gaps), 0, -1) if downwards else range(1, len(t))
     for k in order:
         if not downwards:

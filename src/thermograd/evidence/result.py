@@ -1,6 +1,8 @@
-"""What every method of estimating the evidence returns."""
+"""Estimates of the evidence: that of one run, and that of independent repeats with an honest interval."""
 
+import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -8,13 +10,19 @@ from torch import Tensor
 from thermograd.errors import Caution, InputError
 from thermograd.ladders.ladder import LadderTrace
 
+if TYPE_CHECKING:
+    import pandas
+
+Status = Literal["interval", "range", "lower-bound"]
+LEVEL = 0.95
+
 
 @dataclass(frozen=True)
-class Evidence:
-    """Estimates of log p(x) for B images, in nats.
+class Estimate:
+    """Estimates of log p(x) for B images from one run of one method, in nats.
 
     The two errors are of different kinds and are never added: chance, which more draws reduce, and quadrature,
-    which is fixed by the schedule.
+    which is fixed by the schedule. Neither sees a mode that the run did not find; `Evidence` compares repeats.
 
     Attributes:
         method: how it was estimated.
@@ -24,17 +32,12 @@ class Evidence:
         lower: (B,), an estimated lower bound, or None: the left sum of thermodynamic integration, or the
             forward pass of annealing where prior draws are exact.
         upper: (B,), an estimated upper bound, or None: the right sum, or the reverse pass of annealing.
-        inverse_temperatures: (K,).
+        inverse_temperatures: (K,) or (K, B).
         expected_log_likelihood: (K, B), E_t[l], or None where the method does not visit the power posteriors.
         variance_log_likelihood: (K, B), Var_t(l), or None.
         num_evaluations: generator evaluations with gradient spent on each image.
         warnings: a caution for each reason to doubt the numbers.
-
-    Example:
-        >>> twin = tg.LinearGaussian.random(2, 8, noise_std=0.5, weight_scale=0.5, seed=0)
-        >>> x = twin.sample_images(4, torch.Generator().manual_seed(1))
-        >>> tg.estimate_evidence(twin, x).log_evidence.shape
-        torch.Size([4])
+        by_chain: (M, B), estimates of each chain alone, which are independent of each other, or None.
     """
 
     method: str
@@ -48,10 +51,121 @@ class Evidence:
     variance_log_likelihood: Tensor | None
     num_evaluations: float
     warnings: tuple[Caution, ...]
+    by_chain: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Log p(x) of B images from independent repeats, with 95 % intervals where repeats support one, in nats.
+
+    Where the status is "range" the repeats disagree by more than independent errors allow, or did not mix: `low` and
+    `high` are the extremes of the repeats. Where it is "lower-bound" the weights hang on few particles: exp(estimate)
+    has mean p(x), so `low`, the estimate less log 20, lies above log p(x) in at most 5 % of cases (Markov), and `high`
+    is infinite.
+
+    Attributes:
+        method: how it was estimated.
+        log_evidence: (B,).
+        low: (B,), the lower end of the interval or range.
+        high: (B,), the upper end.
+        status: for each image, "interval", "range" or "lower-bound".
+        reasons: for each image, the kinds of what speaks against an interval: "spread", "weights", "stuck-chains",
+            "no-mixing", "disagreement", "few-ancestors", "drift".
+        replicates: (R, B), the independent estimates.
+        quadrature_error: (B,), an estimate of the rule's bias, part of the interval; 0 for methods without one.
+        log_partition_error: standard error of log Z_a, which all images share; 0 for methods that need none.
+        num_evaluations: generator evaluations with gradient for each image, the bank's share among them.
+        warnings: a caution for each reason to doubt the numbers.
+        inverse_temperatures: (K, B), or None where no ladder was sampled.
+        expected_log_likelihood: (K, B), E_t[l], or None.
+        variance_log_likelihood: (K, B), Var_t(l), or None.
+
+    Example:
+        >>> twin = tg.LinearGaussian.random(2, 8, noise_std=0.5, weight_scale=0.5, seed=0)
+        >>> x = twin.sample_images(4, torch.Generator().manual_seed(1))
+        >>> tg.estimate_evidence(twin, x).log_evidence.shape
+        torch.Size([4])
+    """
+
+    method: str
+    log_evidence: Tensor
+    low: Tensor
+    high: Tensor
+    status: tuple[Status, ...]
+    reasons: tuple[tuple[str, ...], ...]
+    replicates: Tensor
+    quadrature_error: Tensor
+    log_partition_error: float
+    num_evaluations: float
+    warnings: tuple[Caution, ...]
+    inverse_temperatures: Tensor | None = None
+    expected_log_likelihood: Tensor | None = None
+    variance_log_likelihood: Tensor | None = None
+
+    @property
+    def standard_error(self) -> Tensor:
+        """Return the standard error of the mean of the repeats, (B,), without the shared error of log Z_a."""
+        return self.replicates.std(0) / len(self.replicates) ** 0.5
+
+    @property
+    def num_doubtful(self) -> int:
+        """Return how many images have no interval."""
+        return sum(status != "interval" for status in self.status)
+
+    def mean(self) -> dict[str, float | int | None]:
+        """Return the mean over all images, its errors, and how many images are doubtful, that is without an interval.
+
+        Doubtful images stay in: leaving them out would make the mean hang on which images are hard. `error` is chance's
+        alone: half of a 95 % interval from the spread of the repeats' means, so that what images share counts as shared,
+        and the mean of the stated biases. `standard_error_over_images` says how far other images would give another mean.
+        """
+        count, values = len(self.status), self.log_evidence.cpu()
+        spread = float(self.replicates.mean(1).std()) / len(self.replicates) ** 0.5
+        chance = quantile(len(self.replicates)) * math.hypot(spread, self.log_partition_error)
+        return {
+            "value": float(values.mean()),
+            "error": chance + float(self.quadrature_error.mean()),
+            "standard_error_over_images": float(values.std()) / count**0.5 if count > 1 else None,
+            "num_images": count,
+            "num_doubtful": self.num_doubtful,
+        }
+
+    def columns(self) -> dict[str, list[float] | list[str]]:
+        """Return the table of images by column: log_evidence, low, high, status, reasons, spread, quadrature_error."""
+        return {
+            "log_evidence": self.log_evidence.tolist(),
+            "low": self.low.tolist(),
+            "high": self.high.tolist(),
+            "status": list(self.status),
+            "reasons": [" ".join(kinds) for kinds in self.reasons],
+            "spread": self.replicates.std(0).tolist(),
+            "quadrature_error": self.quadrature_error.tolist(),
+        }
+
+    def to_dataframe(self) -> "pandas.DataFrame":
+        """Return the table of images as a data frame."""
+        import pandas
+
+        return pandas.DataFrame(self.columns()).rename_axis("image")
+
+    def __repr__(self) -> str:
+        """Return one line instead of tensors."""
+        mean = self.mean()
+        return (
+            f"Evidence({self.method}, {len(self.status)} images, mean {mean['value']:.2f} ± {mean['error']:.2f} nats, "
+            f"{self.num_doubtful} without an interval)"
+        )
+
+
+def quantile(num_replicates: int) -> float:
+    """Return Student's two-sided 95 % quantile of the spread of repeats."""
+    from scipy.stats import t
+
+    return float(t.ppf((1 + LEVEL) / 2, num_replicates - 1))
 
 
 def checked_trace(trace: LadderTrace) -> tuple[Tensor, Tensor]:
-    """Return temperatures (K,) and log-likelihoods (S, K, M, B) in float64, checked for an integral over t.
+    """Return temperatures (K,) or (K, B) and log-likelihoods (S, K, M, B) in float64, checked for an integral over t.
 
     Raises:
         InputError: no rung at t = 0, fewer than two draws, or values that are not finite.

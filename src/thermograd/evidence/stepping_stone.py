@@ -11,16 +11,18 @@ References:
 """
 
 import torch
+from torch import Tensor
 
 from thermograd.errors import Caution
-from thermograd.evidence.result import Evidence, checked_trace, log_mean_exp
+from thermograd.evidence.result import Estimate, checked_trace, log_mean_exp
 from thermograd.ladders.diagnostics import ladder_warnings, monte_carlo_error
 from thermograd.ladders.ladder import LadderInfo, LadderTrace
+from thermograd.samplers.target import columns
 
 SPREAD_LIMIT = 1.5
 
 
-def stepping_stone(trace: LadderTrace, info: LadderInfo | None = None) -> Evidence:
+def stepping_stone(trace: LadderTrace, info: LadderInfo | None = None) -> Estimate:
     """Estimate log p(x) by stepping stones.
 
     The standard error is that of the linearised estimate (the delta method): at each step and chain the sum over
@@ -35,12 +37,12 @@ def stepping_stone(trace: LadderTrace, info: LadderInfo | None = None) -> Eviden
         InputError: a trace without its lower end, or too few draws.
     """
     t, values = checked_trace(trace)
-    log_weights = t.diff().view(-1, 1, 1) * values[:, :-1]
+    log_weights = columns(t.diff(dim=0)) * values[:, :-1]
     log_ratio = log_mean_exp(log_weights, (0, 2))
     relative = (log_weights - log_ratio.unsqueeze(1)).exp() - 1
     expected, draws = values.mean((0, 2)), values.transpose(1, 2).flatten(0, 1)
     variance = draws.var(0)
-    return Evidence(
+    return Estimate(
         method="stepping-stone",
         log_evidence=log_ratio.sum(0),
         monte_carlo_error=monte_carlo_error(relative.sum(1)),
@@ -52,20 +54,27 @@ def stepping_stone(trace: LadderTrace, info: LadderInfo | None = None) -> Eviden
         variance_log_likelihood=variance,
         num_evaluations=0.0 if info is None else info.num_evaluations,
         warnings=(*ladder_warnings(info, trace), *_spread_warnings(t, variance)),
+        by_chain=log_mean_exp(log_weights, 0).sum(0),
     )
 
 
-def _spread_warnings(t: torch.Tensor, variance: torch.Tensor) -> list[Caution]:
+def _spread_warnings(t: Tensor, variance: Tensor) -> list[Caution]:
     """Return a caution of kind "skewed" if a mean of exponentials hangs on a few draws."""
-    spread = (t.diff().unsqueeze(-1) * variance[:-1].sqrt()).median(-1).values
-    if not (spread > SPREAD_LIMIT).any():
+    spread = exponent_spread(t, variance)
+    skewed = spread > SPREAD_LIMIT
+    if not skewed.any():
         return []
-    rung = int(spread.argmax())
     return [
         Caution(
             "skewed",
-            f"exponents of the step from t = {float(t[rung]):.3g} to {float(t[rung + 1]):.3g} have standard "
-            f"deviation {float(spread[rung]):.1f}, above {SPREAD_LIMIT}: the estimate is skewed and its error bar "
-            f"too small; use more rungs.",
+            f"exponents of {int(skewed.sum())} of {len(spread)} images have standard deviations above {SPREAD_LIMIT} "
+            f"between neighbouring rungs (largest {float(spread.max()):.1f}): these estimates are skewed and their "
+            f"error bars too small; use more rungs.",
         )
     ]
+
+
+def exponent_spread(t: Tensor, variance: Tensor) -> Tensor:
+    """Return the largest standard deviation of Δt_k l over the steps of each image's ladder, (B,)."""
+    steps = t.diff(dim=0)
+    return ((steps if steps.dim() == 2 else steps.unsqueeze(-1)) * variance[:-1].sqrt()).amax(0)

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from thermograd.errors import InputError
 from thermograd.evidence.control_variates import controlled, stein_functions
-from thermograd.evidence.result import Evidence, checked_trace
+from thermograd.evidence.result import Estimate, checked_trace
 from thermograd.ladders.diagnostics import ladder_warnings, monte_carlo_error, quadrature_warnings
 from thermograd.ladders.ladder import LadderInfo, LadderTrace
 from thermograd.ladders.quadrature import (
@@ -32,6 +32,7 @@ from thermograd.ladders.quadrature import (
     right_weights,
     trapezoid_weights,
 )
+from thermograd.samplers.target import columns
 
 Rule = Literal["trapezoid", "corrected", "left", "right"]
 
@@ -42,7 +43,7 @@ def thermodynamic_integration(
     control_variates: bool = False,
     *,
     info: LadderInfo | None = None,
-) -> Evidence:
+) -> Estimate:
     """Estimate log p(x) from the log-likelihoods along a ladder.
 
     The quadrature error is estimated for the corrected rule by leaving out every other rung (its error falls
@@ -73,11 +74,11 @@ def thermodynamic_integration(
         # The mean is fitted to the same draws, which costs one of them.
         squares = (draws - expected.unsqueeze(1)).square() * num_draws / (num_draws - 1)
     variance = squares.mean((0, 2))
-    integral = torch.einsum("k,skmb->smb", weights, values) + torch.einsum("k,skmb->smb", slopes, squares)
+    integral = (columns(weights) * values + columns(slopes) * squares).sum(1)
     error = monte_carlo_error(integral)
     estimate = integral.mean((0, 1))
     quadrature = _quadrature_error(t, expected, variance, estimate, rule)
-    return Evidence(
+    return Estimate(
         method=f"thermodynamic-{rule}" + ("-controlled" if control_variates else ""),
         log_evidence=estimate,
         monte_carlo_error=error,
@@ -89,11 +90,12 @@ def thermodynamic_integration(
         variance_log_likelihood=variance,
         num_evaluations=0.0 if info is None else info.num_evaluations,
         warnings=(*ladder_warnings(info, trace), *quadrature_warnings(error, quadrature)),
+        by_chain=integral.mean(0),
     )
 
 
 def _coefficients(t: Tensor, rule: Rule) -> tuple[Tensor, Tensor]:
-    """Return the weights of E_k and of V_k, both (K,)."""
+    """Return the weights of E_k and of V_k, both (K,) or (K, B)."""
     none = torch.zeros_like(t)
     if rule == "left":
         return left_weights(t), none
@@ -103,7 +105,7 @@ def _coefficients(t: Tensor, rule: Rule) -> tuple[Tensor, Tensor]:
         return trapezoid_weights(t), none
     if rule != "corrected":
         raise InputError(f"`rule` must be trapezoid, corrected, left or right, got {rule!r}.")
-    square = t.diff().square() / 12
+    square = t.diff(dim=0).square() / 12
     return trapezoid_weights(t), torch.cat([square, none[:1]]) - torch.cat([none[:1], square])
 
 

@@ -13,15 +13,15 @@ from thermograd.ladders.schedules import check_schedule
 
 
 def left_weights(inverse_temperatures: Tensor) -> Tensor:
-    """Return w_k = t_{k+1} - t_k and w_N = 0, (K,)."""
+    """Return w_k = t_{k+1} - t_k and w_N = 0, (K,) or (K, B)."""
     check_schedule(inverse_temperatures)
-    return torch.cat([inverse_temperatures.diff(), inverse_temperatures.new_zeros(1)])
+    return torch.cat([inverse_temperatures.diff(dim=0), torch.zeros_like(inverse_temperatures[:1])])
 
 
 def right_weights(inverse_temperatures: Tensor) -> Tensor:
-    """Return w_0 = 0 and w_k = t_k - t_{k-1}, (K,)."""
+    """Return w_0 = 0 and w_k = t_k - t_{k-1}, (K,) or (K, B)."""
     check_schedule(inverse_temperatures)
-    return torch.cat([inverse_temperatures.new_zeros(1), inverse_temperatures.diff()])
+    return torch.cat([torch.zeros_like(inverse_temperatures[:1]), inverse_temperatures.diff(dim=0)])
 
 
 def trapezoid_weights(inverse_temperatures: Tensor) -> Tensor:
@@ -69,8 +69,8 @@ def corrected_trapezoid(inverse_temperatures: Tensor, values: Tensor, variances:
             f"got {tuple(variances.shape)}."
         )
     plain = trapezoid(inverse_temperatures, values)
-    correction = inverse_temperatures.to(values).diff().square() / 12
-    return plain - torch.einsum("k,k...->...", correction, variances.diff(dim=0))
+    correction = inverse_temperatures.to(values).diff(dim=0).square() / 12
+    return plain - _contract(correction, variances.diff(dim=0))
 
 
 def _weighted(weights: Tensor, values: Tensor) -> Tensor:
@@ -78,4 +78,10 @@ def _weighted(weights: Tensor, values: Tensor) -> Tensor:
         raise InputError(
             f"`values` must have {len(weights)} rungs on the leading axis, got shape {tuple(values.shape)}."
         )
-    return torch.einsum("k,k...->...", weights.to(values), values)
+    return _contract(weights.to(values), values)
+
+
+def _contract(weights: Tensor, values: Tensor) -> Tensor:
+    """Sum over rungs: weights (K,), or (K, B) that meet the images on the last axis of the values (K, ..., B)."""
+    spread = weights.view(len(weights), *[1] * (values.dim() - weights.dim()), *weights.shape[1:])
+    return (spread * values).sum(0)

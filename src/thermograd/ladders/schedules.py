@@ -120,6 +120,44 @@ def sigmoid_schedule(num_rungs: int, steepness: float) -> Tensor:
     return _rising((1 + curve) / 2, "steepness", steepness)
 
 
+def next_temperature(
+    log_likelihood: Tensor,
+    inverse_temperatures: Tensor,
+    share: float | Tensor,
+    log_weights: Tensor | None = None,
+) -> Tensor:
+    r"""Return the largest temperature up to 1 at which weights exp(Δt l) keep an effective size.
+
+    The conditional effective size (sum W w)^2 / sum W w^2, w = exp(Δt l), falls from 1 as Δt grows; bisection finds
+    where it reaches `share`, for each column by itself.
+
+    Args:
+        log_likelihood: l of the particles, (M, *C).
+        inverse_temperatures: t, (*C).
+        share: wanted effective size as a share of M, a number or (*C).
+        log_weights: log W, (M, *C); None for equal weights.
+
+    Returns:
+        (*C)
+    """
+    values = log_likelihood.double()
+    weights = (torch.zeros_like(values) if log_weights is None else log_weights.double()).log_softmax(0)
+
+    def enough(t: Tensor) -> Tensor:
+        step = (t - inverse_temperatures.double()) * values
+        return 2 * (weights + step).logsumexp(0) - (weights + 2 * step).logsumexp(0) >= wanted
+
+    wanted = torch.as_tensor(share, dtype=values.dtype, device=values.device).log()
+    low = inverse_temperatures.double()
+    high = torch.ones_like(low)
+    arrives = enough(high)
+    for _ in range(50):
+        middle = (low + high) / 2
+        fine = enough(middle)
+        low, high = torch.where(fine, middle, low), torch.where(fine, high, middle)
+    return torch.where(arrives, 1.0, low).to(inverse_temperatures)
+
+
 def equal_length_schedule(
     inverse_temperatures: Tensor, variances: Tensor, num_rungs: int | None = None
 ) -> Tensor:

@@ -97,6 +97,21 @@ class LatentEBM(LatentModel):
         constant = math.prod(self.image_shape) * math.log(2 * math.pi * variance) / 2
         return -(x - output).square().sum((-3, -2, -1)) / (2 * variance) - constant
 
+    def log_likelihood_table(self, x: Tensor, z: Tensor, chunk_size: int = 1024) -> Tensor:
+        """Return log p(x_b|z_n), (N, B): each latent is decoded once, and products of matrices do the rest."""
+        flat, rows = x.flatten(1), []
+        count = math.prod(self.image_shape)
+        with torch.no_grad():
+            for part in z.split(chunk_size):
+                output = self.generator(part).to(z.dtype).flatten(1)
+                if self.likelihood == "bernoulli":
+                    rows.append(output @ flat.mT - functional.softplus(output).sum(1, keepdim=True))
+                    continue
+                square = output.square().sum(1, keepdim=True) - 2 * output @ flat.mT + flat.square().sum(1)
+                constant = count * math.log(2 * math.pi * self.noise_std**2) / 2
+                rows.append(-square / (2 * self.noise_std**2) - constant)
+        return torch.cat(rows)
+
     def decode(self, z: Tensor) -> Tensor:
         """Return the mean images of latents (..., d) as (..., C, H, W) in [-1, 1], without a graph."""
         with torch.no_grad():

@@ -72,6 +72,15 @@ class LatentModel(nn.Module, ABC):
     def parameter_groups(self) -> dict[str, list[str]]:
         """Return the names of the parameters of the `prior` and of the `generator`."""
 
+    def log_likelihood_table(self, x: Tensor, z: Tensor, chunk_size: int = 1024) -> Tensor:
+        """Return log p(x_b|z_n) of every latent (N, d) with every image (B, *image_shape), (N, B), without a graph."""
+        with torch.no_grad():
+            rows = [
+                self.log_likelihood(x, part.unsqueeze(1).expand(-1, len(x), -1))
+                for part in z.split(max(1, chunk_size // len(x)))
+            ]
+        return torch.cat(rows)
+
     def log_base(self, z: Tensor) -> Tensor:
         """Return the normalised log density of the base distribution N(0, s0^2 I), (..., d) to (...)."""
         constant = self.latent_dim * math.log(2 * math.pi * self.base_std**2) / 2

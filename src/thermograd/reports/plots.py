@@ -74,7 +74,7 @@ def expected_log_likelihood(evidence: "Evidence", axes: "Axes | None" = None) ->
         ValueError: a method that does not visit the power posteriors.
     """
     mean = evidence.expected_log_likelihood
-    if mean is None:
+    if mean is None or evidence.inverse_temperatures is None:
         raise ValueError(f"`method` {evidence.method} does not visit the power posteriors.")
     axes = _bare(_axes(axes))
     t = evidence.inverse_temperatures.cpu()

@@ -101,22 +101,25 @@ def estimate_evidence(
     try:
         prior = run_prior(model, settings.bank_for(len(x)), settings.num_replicates, generator)
         each = settings.num_evaluations / settings.num_replicates
-        if settings.method in ("laplace", "smc"):
-            run = from_modes if settings.method == "laplace" else from_bank
-            found, _ = run(model, x, prior, each, generator, settings.chunk_size)
-            share = prior.bank[..., 0].numel() / len(x)
+        share = prior.bank[..., 0].numel() / len(x)
+        if settings.method == "laplace":
+            found, _ = from_modes(model, x, prior, each, generator, settings.chunk_size)
+        elif settings.method == "smc":
+            found, _ = from_bank(model, x, prior, each, generator, settings.chunk_size)
         else:
-            found = by_ladder(
-                model,
-                x,
-                prior.bank,
-                settings.method,
-                settings.num_rungs,
-                each,
-                generator,
-                settings.chunk_size,
+            found, share = (
+                by_ladder(
+                    model,
+                    x,
+                    prior.bank,
+                    settings.method,
+                    settings.num_rungs,
+                    each,
+                    generator,
+                    settings.chunk_size,
+                ),
+                0.0,
             )
-            share = 0.0
     finally:
         for parameter, flag in flags:
             parameter.requires_grad_(flag)

@@ -27,7 +27,7 @@ SMALLEST_SHARE = (
     0.1  # effective size as a share of the particles, below which a stage's mean weight means little
 )
 SMALLEST_ACCEPTANCE = 0.05
-SETTLING_STEPS, SETTLED_SIGMA, SETTLED_NATS = 6, 2.5, 0.2
+SETTLING_STEPS, SETTLED_SIGMA, SETTLED_NATS = 5, 2.5, 0.2
 FEWEST_ANCESTORS = 3  # of all particles at the end, in any repeat
 DIVERSITY = 4  # effective draws of the bank per start: with fewer all starts lie in the widest mode
 FIRST_STEP = 1.2  # MALA's first step size on a whitened target, times d^(-1/6)
@@ -100,8 +100,8 @@ def from_modes(
     target = Target(model, x, chunk_size)
     mixture = mixture_at_modes(target, *find_modes(target, start, num_climbing))
     spent = num_starts * (num_climbing + 2 * d)
-    left = max(num_evaluations - spent, 4 * SMALLEST_NUMBER)
-    num_temperatures = round(min(4 + 1.2 * d, max(4, left**0.5 / 1.8)))
+    left = max(num_evaluations - spent, 1.0)
+    num_temperatures = round(min(4 + 1.2 * d, max(2, left**0.5 / 1.8 - SETTLING_STEPS / 2)))
     number = max(SMALLEST_NUMBER, int(left / (2 * num_temperatures + 4 + SETTLING_STEPS)))
     scale = common_scale(mixture)
     path = Whitened(model, x, chunk_size, FromMixture(model, x, chunk_size, mixture), scale)
@@ -123,7 +123,7 @@ def from_modes(
     there, and_back = particles.log_ratio - prior.value, -back.log_ratio - prior.value
     found = _replicates(particles, (there + and_back) / 2, drifts, spent, prior.error)
     bias = (log_mean_exp(there, 0) + log_mean_exp(-and_back, 0)).abs() / 2
-    return replace(found, bias=bias, is_unbiased=False), particles
+    return replace(found, bias=bias), particles
 
 
 def settle(target: Target, particles: Particles, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -170,4 +170,4 @@ def _replicates(
         "few-ancestors": (particles.num_ancestors < FEWEST_ANCESTORS).any(0),
         "stuck-chains": (particles.acceptance[-1] < SMALLEST_ACCEPTANCE).any(0),
     }
-    return Replicates(estimates, poor, len(estimates) * spent, shared, is_unbiased=True)
+    return Replicates(estimates, poor, len(estimates) * spent, shared, by_mean_weight=True)

@@ -23,7 +23,8 @@ class Replicates:
         poor: by kind of reason, images (B,) whose repeats cannot be trusted.
         num_evaluations: for each image, of all repeats together.
         log_partition_error: of log Z_a, shared by images and repeats.
-        is_unbiased: whether exp(estimate) has mean p(x), so that the log of their mean is taken.
+        by_mean_weight: whether the log of the mean of exp(estimates) is taken: weights with mean p(x) call for it, and
+            repeats that missed most of the mass then count for little.
         bias: (B,), an allowance for bias that the interval is widened by, or None.
         detail: a ladder's estimate, whose temperatures and moments go into the result; or None.
         warnings: that the method itself gave.
@@ -33,7 +34,7 @@ class Replicates:
     poor: dict[str, Tensor]
     num_evaluations: float
     log_partition_error: float = 0.0
-    is_unbiased: bool = False
+    by_mean_weight: bool = False
     bias: Tensor | None = None
     detail: Estimate | None = None
     warnings: tuple[Caution, ...] = field(default=())
@@ -47,7 +48,7 @@ def combine(method: str, found: Replicates, warnings: list[Caution], bank_share:
     """
     estimates = found.estimates.double()
     count = len(estimates)
-    value = log_mean_exp(estimates, 0) if found.is_unbiased else estimates.mean(0)
+    value = log_mean_exp(estimates, 0) if found.by_mean_weight else estimates.mean(0)
     spread, bias = estimates.std(0), torch.zeros_like(value)
     if found.bias is not None:
         bias = found.bias.to(value)

@@ -99,7 +99,9 @@ def by_ladder(
         poor["weights"] = spread > SPREAD_LIMIT
     assert estimate.by_chain is not None
     spent = pilot.num_evaluations + info.num_evaluations
-    return Replicates(estimate.by_chain, poor, spent, is_unbiased=method == "stepping-stone", detail=estimate)
+    return Replicates(
+        estimate.by_chain, poor, spent, by_mean_weight=method == "stepping-stone", detail=estimate
+    )
 
 
 def stuck_images(trace: LadderTrace, info: LadderInfo) -> Tensor:
@@ -208,4 +210,4 @@ def _annealed(
     start = torch.stack([part[index] for part, index in zip(bank, pick, strict=True)])
     run = anneal(Target(model, x, pilot.sampler.chunk_size), start, t, kernel, 1, generator)
     poor = {"weights": run.log_weights.std(0) > LOG_WEIGHT_LIMIT}
-    return Replicates(run.log_weights, poor, pilot.num_evaluations + run.num_evaluations, is_unbiased=True)
+    return Replicates(run.log_weights, poor, pilot.num_evaluations + run.num_evaluations, by_mean_weight=True)

@@ -1,9 +1,9 @@
 """Evidence of image models and of separated modes: our intervals against references, as docs/validation.md has them.
 
-    python benchmarks/evidence_images.py runs/dense runs/conv      # hours: references by long tempered chains
+    python benchmarks/evidence_images.py runs/dense runs/conv      # hours: references by tempered chains
     python benchmarks/evidence_images.py                           # separated modes alone, minutes
 
-The reference of an image model shares with what it checks only the metric: four ladders per image start from bank draws,
+The reference of an image model shares with what it checks only the metric: four ladders per image start at bank draws,
 are whitened by the Hessian at the best mode, exchange states, and give log p(x) by Bennett's ratios between rungs. It
 counts where R-hat of the log-likelihood at t = 1 is below 1.05 and its own standard error below 0.5 nats.
 """
@@ -44,7 +44,10 @@ def main() -> None:
     for method, budget in (("laplace", 600), ("smc", 900), ("thermodynamic", 1000)):
         settings = EvidenceSettings(method, budget, num_bank=3200)
         found, truth = zip(*(modes(settings, seed) for seed in range(arguments.repeats)), strict=True)
-        print(row("2-D modes", list(found), torch.cat(truth), torch.ones(16 * arguments.repeats).bool()), flush=True)
+        print(
+            row("2-D modes", list(found), torch.cat(truth), torch.ones(16 * arguments.repeats).bool()),
+            flush=True,
+        )
     for folder in arguments.runs:
         run = load_run(folder)
         x = batch_images(run.config, run.data("train"), range(arguments.images), 0, torch.device("cpu"))
@@ -66,7 +69,9 @@ def modes(settings: EvidenceSettings, seed: int) -> tuple[Evidence, Tensor]:
 
 def row(name: str, found: list[Evidence], truth: Tensor, settled: Tensor) -> str:
     """Return a line of the table."""
-    value, low, high = (torch.cat([getattr(each, field) for each in found]) for field in ("log_evidence", "low", "high"))
+    value, low, high = (
+        torch.cat([getattr(each, field) for each in found]) for field in ("log_evidence", "low", "high")
+    )
     kept = torch.tensor([status == "interval" for each in found for status in each.status])
     judged, error = kept & settled, value - truth
     held = int(((low <= truth) & (truth <= high) & judged).sum())
@@ -88,7 +93,10 @@ def reference(model: LatentModel, x: Tensor, generator: torch.Generator) -> tupl
     table = torch.stack([model.log_likelihood_table(x, part) for part in prior.bank], 1)  # (N, R, B)
     first = next_temperature(table.flatten(0, 1), table.new_zeros(len(x)), 2000 / table[..., 0].numel())
     t = first.double() ** torch.linspace(1, 0, NUM_RUNGS, dtype=torch.float64).unsqueeze(-1)  # (K, B)
-    picks = [(one * table).softmax(0).flatten(1).mT.multinomial(1, generator=generator).view(NUM_LADDERS, -1) for one in t]
+    picks = [
+        (one * table).softmax(0).flatten(1).mT.multinomial(1, generator=generator).view(NUM_LADDERS, -1)
+        for one in t
+    ]
     at = torch.stack(picks)  # (K, R, B)
     target, columns = Target(model, x, 2048), t.to(x).unsqueeze(1)
     state = target.evaluate(torch.stack([part[at[:, r]] for r, part in enumerate(prior.bank)], 1))
@@ -125,7 +133,9 @@ def whitened_step(
     target: Target, state: ChainState, t: Tensor, h: Tensor, scale: Tensor, generator: torch.Generator
 ) -> tuple[ChainState, Tensor]:
     """Take a MALA step in coordinates y, z = A y; return the state and the acceptance probability."""
-    turned = torch.einsum("krbji,krbj->krbi", scale.expand(-1, state.position.shape[1], -1, -1, -1), state.score(t))
+    turned = torch.einsum(
+        "krbji,krbj->krbi", scale.expand(-1, state.position.shape[1], -1, -1, -1), state.score(t)
+    )
     noise = torch.randn(turned.shape, generator=generator, dtype=turned.dtype)
     drift = h.square().unsqueeze(-1) / 2
     move = drift * turned + h.unsqueeze(-1) * noise

@@ -113,7 +113,7 @@ class Evidence:
         return sum(status != "interval" for status in self.status)
 
     def mean(self) -> dict[str, float | int | None]:
-        """Return the mean over all images, its errors, and how many images have no interval.
+        """Return the mean over all images, its errors, and how many have no interval.
 
         Doubtful images stay in: leaving them out would make the mean hang on which images are hard. `error` is half of a
         95 % interval from the spread of the repeats' means, so that what images share counts as shared, and the mean

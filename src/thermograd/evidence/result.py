@@ -115,9 +115,9 @@ class Evidence:
     def mean(self) -> dict[str, float | int | None]:
         """Return the mean over all images, its errors, and how many have no interval.
 
-        Doubtful images stay in: leaving them out would make the mean hang on which images are hard. `error` is half of a
-        95 % interval from the spread of the repeats' means, so that what images share counts as shared, and the mean
-        of the stated biases. `standard_error_over_images` says how far other images would give another mean.
+        Doubtful images stay in: leaving them out would make the mean hang on which images are hard. `error` is half of
+        a 95 % interval from the spread of the repeats' means, so that what images share counts as shared, and the
+        mean of the stated biases. `standard_error_over_images` says how far other images would give another mean.
         """
         count, values = len(self.status), self.log_evidence.cpu()
         spread = float(self.replicates.mean(1).std()) / len(self.replicates) ** 0.5

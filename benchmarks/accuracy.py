@@ -35,7 +35,7 @@ PERSISTENT = {
     "posterior_chains.num_steps": 4,
     "posterior_chains.adaptation_gain": 0.2,
 }
-"""Four stored chains an image and four steps: 20 evaluations, nearly the 21 of 20 short-run steps."""
+"""Four stored chains per image and four steps: 20 evaluations, nearly the 21 of 20 short-run steps."""
 VANILLA = torch.tensor([0.0, 1.0], dtype=torch.float64)
 LADDER = power_schedule(11, 3.0)
 
@@ -70,7 +70,7 @@ def make_run(folder: Path) -> Path:
 
 
 def gradient_errors(folder: Path, num_repeats: int) -> dict[str, Any]:
-    """Print and return, for each arm, evaluations an image and the relative root mean square error."""
+    """Print and return, for each arm, evaluations per image and the relative root mean square error."""
     run = load_run(folder)
     trainer = run.trainer()
     model, data = trainer.model, run.data("train")
@@ -109,7 +109,7 @@ def warm_up(
     """Run MALA chains to stationarity; their step sizes adapt on each rung over all steps but the last.
 
     `start` (1, M, B, d) is spread over the chains; without, they climb the ladder from the base distribution, 20
-    steps a rung.
+    steps per rung.
     """
     vanilla = len(t) == 2
     sampler = LadderSampler(t, MALA(0.05), num_chains, bottom="shared" if vanilla else "chains")

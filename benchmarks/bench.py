@@ -90,7 +90,7 @@ def training(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def complete(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Race complete ladders of 11 rungs, 2 chains and one step a rung against the plain loop's vanilla step."""
+    """Race complete ladders of 11 rungs, 2 chains and one step per rung against the plain loop's vanilla step."""
     found = {}
     for preset, batch_size in (("mnist", 128), ("svhn", 100 if arguments.full else 20)):
         times = compare_complete(preset, batch_size, 5 if arguments.full else 2, arguments.device)

@@ -81,7 +81,7 @@ def measure_blackjax(twin: dict[str, Any]) -> list[dict[str, float]]:
 def run_blackjax(
     twin: dict[str, Any], num_particles: int, num_steps: int, step_size: float
 ) -> tuple[float, float]:
-    """Return the mean absolute error over images and repeats, and evaluations an image."""
+    """Return the mean absolute error over images and repeats, and evaluations per image."""
     import blackjax
     import blackjax.smc.resampling as resampling
     import jax

@@ -54,7 +54,7 @@ HEADINGS = (
     *(f"at {n}" for n in (40, 200, 1000)),
     "decoded posterior, train",
     "log p(x)",
-    "ms a step",
+    "ms per step",
 )
 
 
@@ -93,7 +93,7 @@ def measure(
         **{f"at {n}": _pm(*_value(parts["prior", n])) for n in energies},
         "decoded posterior, train": _pm(*_value(parts["posterior-train", None])),
         "log p(x)": f"{quantities['log_evidence']['value']:.1f}" if "log_evidence" in quantities else "",
-        "ms a step": f"{1e3 * seconds[len(seconds) // 2]:.0f}",
+        "ms per step": f"{1e3 * seconds[len(seconds) // 2]:.0f}",
     }
 
 

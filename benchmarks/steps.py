@@ -98,7 +98,7 @@ def compare(preset: str, batch_size: int, num_rounds: int, ladder: bool, device:
 
 
 def compare_complete(preset: str, batch_size: int, num_rounds: int, device: str = "cpu") -> Times:
-    """Race the plain loop's vanilla step and complete ladders of 11 rungs with 2 chains, one step a rung."""
+    """Race the plain loop's vanilla step and complete ladders of 11 rungs with 2 chains, one step per rung."""
     contestants: dict[str, Make] = {"plain": (plain_step, (preset, batch_size, False, device))}
     for kernel in ("mala", "ula"):
         for precision in ("float32", "bfloat16-mixed"):

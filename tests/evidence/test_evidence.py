@@ -248,7 +248,7 @@ def test_stepping_stone_of_a_constant_is_the_constant():
 
 
 def test_exp_of_stepping_stone_is_unbiased():
-    """5,000 estimates from 5 draws a rung: the mean of exp(estimate - truth) is 1, while left sums lie below it."""
+    """5,000 estimates from 5 draws per rung: the mean of exp(estimate - truth) is 1, while left sums lie below it."""
     model = LinearGaussian.random(2, 4, 0.8, 0.5, 12)
     x = model.sample_images(1, seeded(13)).expand(5000, -1)
     t = power_schedule(4, 3.0)

@@ -350,7 +350,7 @@ def test_gradient_moments_of_the_linear_twin_by_monte_carlo(name):
         tilt = excess.view(*excess.shape, *[1] * (values.ndim - 3))
         assert largest_z(values.mean(2), expected[key]) < 4
         assert largest_z((tilt * values).mean(2), covariance[key]) < 4
-        estimator = values.mean(2)[:, -1]  # one posterior draw an image: maximum likelihood with M = 1
+        estimator = values.mean(2)[:, -1]  # one posterior draw per image: maximum likelihood with M = 1
         assert largest_z((estimator - expected[key][-1]).square(), variance[key]) < 4
 
 

@@ -533,7 +533,7 @@ def test_the_table_has_a_row_for_each_measurement(finished: Path):
     assert table["is_final"].tolist() == [False, False, True, True] * 4
     vanilla = table[(table.arm == "vanilla") & (table.seed == 1)]
     assert vanilla["split"].tolist() == ["train", "test"] * 2
-    # One chain of 2 steps and its start: 3 evaluations, for each of 8 images a step.
+    # One chain of 2 steps and its start: 3 evaluations, for each of 8 images per step.
     assert vanilla["evaluations"].tolist() == [8 * 8 * 3] * 2 + [12 * 8 * 3] * 2
     run = vanilla["run"].iloc[0]
     measured = [read_records(finished / "runs" / run, kind) for kind in ("evaluation", "variance")]

@@ -24,7 +24,7 @@ WHERE = (
     file_argument,
     click.option("--out", type=path, help="Study folder [default: studies/NAME]."),
     click.option(
-        "--workers", type=positive, help="Processes on this machine [default: one a GPU, or by cores]."
+        "--workers", type=positive, help="Processes on this machine [default: one per GPU, or by cores]."
     ),
     click.option(
         "--scheduler", metavar="ADDRESS", help="A Dask scheduler that runs already, e.g. tcp://host:8786."
@@ -99,7 +99,16 @@ def _plan(file: Path, workers: int) -> tuple[dict[str, Any], Any]:
         arms: dict[str, list[dict[str, Any]]] = {}
         for run in planned["runs"]:
             arms.setdefault(run["arm"], []).append(run)
-        columns = ("arm", "seeds", "epochs", "steps", "chains", "rungs", "evaluations a run", "hours a run")
+        columns = (
+            "arm",
+            "seeds",
+            "epochs",
+            "steps",
+            "chains",
+            "rungs",
+            "evaluations per run",
+            "hours per run",
+        )
         rows = [
             [
                 arm,

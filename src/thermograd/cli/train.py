@@ -191,7 +191,7 @@ def _progress(quiet: bool) -> Iterator[tuple[Any, Any]]:
 
 def _print_now_and_then(step: int, num_steps: int, record: dict[str, Any]) -> None:
     if step == num_steps or step % max(1, num_steps // 20) == 0:
-        line = f"step {step}/{num_steps}  log p(x|z) {record['log_likelihood']:.1f}  {record['seconds']:.2f} s a step"
+        line = f"step {step}/{num_steps}  log p(x|z) {record['log_likelihood']:.1f}  {record['seconds']:.2f} s per step"
         print(line, file=sys.stderr)
 
 

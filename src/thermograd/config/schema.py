@@ -36,7 +36,7 @@ class OptimiserConfig(Section):
     prior_lr: PositiveFloat = Field(2e-5, description="learning rate of the energy")
     generator_lr: PositiveFloat = Field(1e-4, description="learning rate of the generator")
     betas: tuple[Fraction, Fraction] = Field((0.5, 0.999), description="of Adam")
-    decay: Annotated[Number, Field(gt=0, le=1)] = Field(0.998, description="of both rates, an epoch")
+    decay: Annotated[Number, Field(gt=0, le=1)] = Field(0.998, description="of both rates, per epoch")
     clip_norm: PositiveFloat | None = Field(
         None, description="longest gradient of a network, in its own norm"
     )

@@ -29,12 +29,12 @@ class DataConfig(Section):
 
     name: str = Field(description="a name of `thermograd data list`, or any name for data given by path")
     path: Path | None = Field(
-        None, description="a folder of images, or a .npy, .npz, idx or HDF5 file of one's own"
+        None, description="a folder of images, or a .npy, .npz, idx or HDF5 file of your own"
     )
     range: tuple[Number, Number] | None = Field(
         None, description="values of the images in `path` that are black and white; None to recognise them"
     )
-    num_images: PositiveInt | None = Field(None, description="train on the first so many images")
+    num_images: PositiveInt | None = Field(None, description="train on the first images only, this many")
     binarise: Literal["none", "threshold", "dynamic"] = Field(
         "none", description="for a Bernoulli likelihood"
     )
@@ -100,7 +100,7 @@ class PriorChainsConfig(Section):
     start: PriorStart = Field(
         "base", description="where chains begin; persistent ones go on where they stood"
     )
-    num_chains: PositiveInt | None = Field(None, description="M0; None for one a posterior chain")
+    num_chains: PositiveInt | None = Field(None, description="M0; None for one per posterior chain")
     num_updates: PositiveInt = Field(
         1, description="steps of the energy for each of the generator, with the same posterior draws"
     )

@@ -82,7 +82,7 @@ def batch_order(num_images: int, batch_size: int, seed: int, epoch: int) -> np.n
 
     Args:
         num_images: number of images in the data set.
-        batch_size: images a batch.
+        batch_size: images per batch.
         seed: the run's seed.
         epoch: counted from 0.
 

@@ -20,7 +20,7 @@ def compare_runs(folders: Sequence[Path]) -> dict[str, Any]:
 
     Returns:
         `runs` (folder, estimator, seed, checkpoint) and `quantities`: for each name its unit and one
-        {value, low, high} a run, or None where a run lacks it.
+        {value, low, high} per run, or None where a run lacks it.
 
     Raises:
         InputError: fewer than two runs, one that was never evaluated, or runs measured on different data or splits.

@@ -75,8 +75,8 @@ def annealed_importance_sampling(
         model: any `LatentModel`.
         x: images (B, *image_shape).
         inverse_temperatures: (K,), from exactly 0 to exactly 1; AIS wants many, 100 to 10,000.
-        kernel: its step size is a number or (K,) for one a temperature.
-        num_chains: M an image, at least 2.
+        kernel: its step size is a number or (K,) for one per temperature.
+        num_chains: M per image, at least 2.
         generator: source of all randomness.
         num_steps: steps at each temperature.
         exact_prior_latents: (M, B, d), exact independent draws of the prior, for models that have them.
@@ -167,8 +167,8 @@ def reverse_annealing(
         x: simulated images (B, *image_shape).
         posterior_latents: (B, d), the latent vectors that made them.
         inverse_temperatures: (K,), as for the forward pass; they are walked downwards.
-        kernel: its step size is a number or (K,) for one a temperature.
-        num_chains: M an image, at least 2, all from the same latent vector.
+        kernel: its step size is a number or (K,) for one per temperature.
+        num_chains: M per image, at least 2, all from the same latent vector.
         generator: source of all randomness.
         num_steps: steps at each temperature.
         chunk_size: the most latents evaluated at once.

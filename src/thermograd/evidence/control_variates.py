@@ -24,7 +24,7 @@ RIDGE = 1e-6  # relative to the functions' own variance; keeps the fit defined w
 
 
 def num_draws_needed(latent_dim: int) -> int:
-    """Return how many draws an image and rung must have: twice as many as coefficients are fitted."""
+    """Return how many draws per image and rung must have: twice as many as coefficients are fitted."""
     return 2 * (latent_dim + 2)
 
 

@@ -23,7 +23,7 @@ def learning_gradient(
         chunk_size: the most latents in one pass; gradients of the chunks add up.
 
     Returns:
-        For each parameter's name its gradient, in nats an image: the direction in which log p(x) rises. A parameter
+        For each parameter's name its gradient, in nats per image: the direction in which log p(x) rises. A parameter
         that nothing depends on gets zeros.
     """
     parameters = dict(model.named_parameters())

@@ -224,7 +224,7 @@ def measure_gradients(
         on_gradient: called after each repeat.
 
     Raises:
-        InputError: fewer than 2 repeats, no batch, or a ladder that a rule can not read.
+        InputError: fewer than 2 repeats, no batch, or a ladder that a rule cannot read.
     """
     if num_repeats < 2:
         raise InputError(f"`repeats` must be at least 2, got {num_repeats}.")

@@ -257,7 +257,7 @@ class RunningMoments:
                 >= 2.
 
         Raises:
-            InputError: another shape, fewer than two draws an image and rung, or values that are not finite.
+            InputError: another shape, fewer than two draws per image and rung, or values that are not finite.
         """
         draws = log_likelihood.detach().double().cpu()
         if draws.ndim == 3:
@@ -271,7 +271,7 @@ class RunningMoments:
         draws = draws.transpose(0, 1).flatten(1, 2)
         if draws.shape[1] < 2:
             raise InputError(
-                f"`log_likelihood` must hold at least 2 draws an image and rung, "
+                f"`log_likelihood` must hold at least 2 draws per image and rung, "
                 f"chains or a trace over steps, got {draws.shape[1]}."
             )
         if not draws.isfinite().all():

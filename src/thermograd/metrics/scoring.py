@@ -240,7 +240,7 @@ def _check_variant(variant: str) -> None:
 
 
 def _some(images: np.ndarray | Iterable[Tensor], count: int, seed: int) -> np.ndarray | Iterable[Tensor]:
-    """Return so many images: drawn from an array, whose beginning may be of one class; the first of a generator."""
+    """Return this many images: drawn from an array, whose beginning may be of one class; the first of a generator."""
     if isinstance(images, np.ndarray):
         return _drawn(images, count, seed, "quick-images")
     return _first_batches(images, count)

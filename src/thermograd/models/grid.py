@@ -163,7 +163,7 @@ class GridTwin(ExactTwin):
         return (t[..., None, None] * log_likelihood + self._log_prior_masses().unsqueeze(-1)).softmax(-2)
 
     def _moment_gradients(self, x: Tensor, t: Tensor | float, *, covariance: bool) -> dict[str, Tensor]:
-        """Differentiate sums of l and of E with weights held constant: one backward pass a temperature."""
+        """Differentiate sums of l and of E with weights held constant: one backward pass per temperature."""
         parameters = dict(self.model.named_parameters())
         groups = self.parameter_groups()
         with torch.enable_grad():

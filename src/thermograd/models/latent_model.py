@@ -21,7 +21,7 @@ class Evaluation(NamedTuple):
     """A model evaluated at latents z (..., d); likelihood and prior parts apart, since t changes.
 
     Attributes:
-        log_likelihood: (...), normalised, one value an image, in nats.
+        log_likelihood: (...), normalised, one value per image, in nats.
         energy: (...), E(z).
         log_prior: (...), -E(z) - |z|^2 / (2 s0^2), unnormalised.
         likelihood_score: (..., d), gradient of `log_likelihood` in z.

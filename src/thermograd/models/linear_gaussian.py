@@ -177,7 +177,7 @@ class LinearGaussian(LatentModel, ExactTwin):
 
     @torch.no_grad()
     def posterior_gradient_variance(self, x: Tensor) -> dict[str, Tensor]:
-        """Return each coordinate's variance in the batch's mean gradient, with one posterior draw an image.
+        """Return each coordinate's variance in the batch's mean gradient, with one posterior draw per image.
 
         Of ∇l for `weight` and `bias`, of ∇E for `energy_curvature`, over draws at t = 1. M chains divide it
         by M.

@@ -109,7 +109,7 @@ def _permutation_p_value(residuals: tuple[np.ndarray, np.ndarray], seed: int) ->
 
 @lru_cache(maxsize=8)
 def _orders(num: int, seed: int) -> np.ndarray:
-    """Return permutations (num, N), one a column: all, or random ones with the identity first."""
+    """Return permutations (num, N), one per column: all, or random ones with the identity first."""
     if num <= LARGEST_EXACT_BLOCKS:
         return np.array(list(permutations(range(num)))).T.copy()
     generator = np.random.default_rng(seed)
@@ -172,7 +172,7 @@ def fit_line(
 ) -> Line | None:
     """Fit y = a + b x by least squares; the band is from resampling whole blocks (seeds), 1,000 times.
 
-    With fewer than 6 blocks there is a line and no interval, since resampling so few can not cover 95 %.
+    With fewer than 6 blocks there is a line and no interval, since resampling so few cannot cover 95 %.
 
     Args:
         x: (N,).

@@ -82,7 +82,7 @@ class StudyData:
         name: of the study.
         table: rows of measured checkpoints.
         variances: rows of measured variances.
-        training: rows of training records, a few hundred a run.
+        training: rows of training records, a few hundred per run.
         rungs: rows of rungs: arm, seed, rung, inverse_temperature, expected and variance of the log-likelihood.
         pictures: of samples, one seed an arm.
         contrasts: named beforehand.

@@ -172,7 +172,7 @@ def evidence_by_arm(data: StudyData, looks: dict[str, Look]) -> Plot | Missing:
             )
             _point(ax, mean_interval(seeds), y, look.colour, look.marker)
         ax.set(ylim=(len(arms) - 0.4, -0.6), yticks=range(len(arms)), yticklabels=arms)
-        ax.set_xlabel("log p(x), nats an image")
+        ax.set_xlabel("log p(x), nats per image")
         return figure
 
     return Plot(
@@ -193,7 +193,7 @@ def cost(data: StudyData, looks: dict[str, Look], metric: str | None) -> Plot | 
         return Missing(title, "no run has come to its end.")
     values = final_values(data.table, metric) if metric else {}
     axes_of = {
-        "evaluations_per_image": "generator evaluations an image of the training set",
+        "evaluations_per_image": "generator evaluations per image of the training set",
         "seconds": "seconds",
     }
     axes_of = {name: words for name, words in axes_of.items() if name in table and table[name].notna().any()}

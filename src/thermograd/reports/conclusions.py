@@ -198,7 +198,7 @@ def _contrast_results(
 def _why_exploratory(
     table: "pd.DataFrame", contrast: Contrast, num_seeds: int, needed: int, unfinished: Collection[str]
 ) -> str:
-    """Return why a contrast can not be confirmed; empty where it can."""
+    """Return why a contrast cannot be confirmed; empty where it can."""
     if num_seeds < needed:
         return f"{num_seeds} of the {needed} seeds that confirmation takes"
     sides = (contrast.a, contrast.b)
@@ -219,7 +219,7 @@ def _associate(table: "pd.DataFrame", metric: str | None) -> AssociationResult:
         return AssociationResult(
             None, metric, variance or "", False, False,
             f"Does the variance of the gradient go with the quality of images? {lacking} was measured, so this study "
-            f"can not say.",
+            f"cannot say.",
         )  # fmt: skip
     rows = table[table["split"] == "train"]
     if rows[metric].notna().sum() == 0:

@@ -148,7 +148,7 @@ RUNG_VALUES_TITLES = {
 
 
 def samples(data: StudyData) -> Plot | Missing:
-    """Draw grids of samples: an arm a row, an epoch a column."""
+    """Draw grids of samples: one row per arm, one column per epoch."""
     title = "Samples by arm and epoch"
     if not data.pictures:
         return Missing(title, "no run has drawn samples (training.pictures_every).")
@@ -204,7 +204,7 @@ def _curves(
 
 
 def _spread(values: list[int], most: int) -> list[int]:
-    """Return at most so many values, evenly spread, the last among them."""
+    """Return at most this many values, evenly spread, the last among them."""
     if len(values) <= most:
         return values
     return [values[round(i)] for i in np.linspace(0, len(values) - 1, most)]

@@ -203,7 +203,7 @@ def _shown_tables(tables: dict[str, "pd.DataFrame"]) -> list[dict[str, Any]]:
 
 
 def _pivoted(frame: "pd.DataFrame", value: str, name: str, title: str) -> dict[str, Any]:
-    """Lay a long table out with an arm a row and a metric a column."""
+    """Lay a long table out with one row per arm and one column per metric."""
     from thermograd.reports.words import label
 
     metrics = list(frame["metric"].drop_duplicates())

@@ -117,7 +117,7 @@ def looks(arms: Mapping[str, ArmKind]) -> dict[str, Look]:
 def panels(
     num: int, narrow: bool, *, columns: int = 3, height: float = 2.7, share_y: bool = False
 ) -> tuple["Figure", list["Axes"]]:
-    """Return a figure with so many panels: side by side, or one below the other where it is narrow."""
+    """Return a figure with this many panels: side by side, or one below the other where it is narrow."""
     from matplotlib.figure import Figure
 
     columns = 1 if narrow else min(columns, num)

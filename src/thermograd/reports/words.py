@@ -7,7 +7,7 @@ from thermograd.reports.contrasts import ContrastResult
 from thermograd.reports.statistics import LARGEST_EXACT, Interval
 
 LABELS = {
-    "log_evidence": "log-evidence (nats an image)",
+    "log_evidence": "log-evidence (nats per image)",
     "reconstruction_mean_square_error": "reconstruction error",
     "log_likelihood_at_posterior_draws": "log-likelihood at posterior draws (nats)",
     "energy_posterior": "energy of posterior draws (nats)",
@@ -117,7 +117,7 @@ def association_sentence(found: Association, metric: str, given_bias: bool, is_f
     about = f"the variance of the gradient and the {label(metric)}, given {given}"
     if not math.isfinite(found.correlation):
         if found.num_blocks >= 3 and found.num_cells:
-            return f"An association between {about} can not be told: one of them does not vary."
+            return f"An association between {about} cannot be told: one of them does not vary."
         return (
             f"An association between {about} takes at least 3 seeds with both at one arm and epoch; "
             f"{found.num_blocks} seeds have both."

@@ -95,7 +95,7 @@ def save_curves(records: Sequence[dict[str, Any]], file: Path, title: str) -> No
     if later and max(later) > min(later):
         margin = 0.05 * (max(later) - min(later))
         left.set_ylim(min(later) - margin, max(later) + margin)
-    left.set(xlabel="step", ylabel="nats an image", title="log-likelihood at posterior draws")
+    left.set(xlabel="step", ylabel="nats per image", title="log-likelihood at posterior draws")
     for name, label, colour in (
         ("energy_posterior", "posterior draws", "#1b6ca8"),
         ("energy_prior", "prior draws", "#d1495b"),

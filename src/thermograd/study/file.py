@@ -96,7 +96,7 @@ class ContrastConfig(Section):
 
 
 class ArmConfig(Section):
-    """An arm: one that comes ready, with its parameters, or settings of one's own; both can have a grid."""
+    """An arm: one that comes ready, with its parameters, or settings of your own; both can have a grid."""
 
     ready: Annotated[str, AfterValidator(Named(READY))] | None = None
     powers: tuple[PositiveFloat, ...] | None = Field(None, description="p, of detached and complete")

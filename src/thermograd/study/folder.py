@@ -54,7 +54,7 @@ def make_study(file: StudyFile, path: Path) -> StudyFolder:
     """Make a study folder, or open it where it holds the same study.
 
     Raises:
-        InputError: the folder holds something else, or another version of the study; or a new study can not measure
+        InputError: the folder holds something else, or another version of the study; or a new study cannot measure
             what it compares.
     """
     if (path / "study.json").is_file():
@@ -137,7 +137,7 @@ def _write(path: Path, file: StudyFile, runs: list[dict[str, Any]], versions: li
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"`out` {path} can not be made: {error.strerror}.") from None
+        raise InputError(f"`out` {path} cannot be made: {error.strerror}.") from None
     study = file.model_dump(mode="json")
     write_atomically(path / "study.yaml", yaml.safe_dump(study, sort_keys=False))
     # Written last, and in one piece: while it is there, the folder is a study's.

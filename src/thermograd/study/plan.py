@@ -26,7 +26,7 @@ def plan_runs(study: StudyFile) -> list[StudyRun]:
 
     Raises:
         InputError: a setting at fault (the message names the arm), two arms that are the same run, a contrast of an
-            arm that does not exist, data that does not load, or an arm that can not be held equal.
+            arm that does not exist, data that does not load, or an arm that cannot be held equal.
     """
     arms = expand_arms(study)
     names = [arm.name for arm in arms]
@@ -231,7 +231,7 @@ def time_steps(runs: list[StudyRun]) -> dict[str, float]:
 
 
 def describe_plan(study: StudyFile, runs: list[StudyRun], seconds: Mapping[str, float]) -> dict[str, Any]:
-    """Return the plan as plain data: a row a run, and the totals."""
+    """Return the plan as plain data: one row per run, and the totals."""
     rows = [
         {
             "arm": run.arm,

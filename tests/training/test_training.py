@@ -157,7 +157,8 @@ def test_the_moving_average_is_the_recursion(tiny_config: MakeConfig):
     expected = weights(trainer)  # the average begins with the first step's weights
     for step in range(1, 4):
         trainer.step(*batch(trainer.config, step), step, 0)
-        expected = {name: 0.8 * expected[name] + 0.2 * w for name, w in weights(trainer).items()}
+        decay = min(0.8, (1 + step) / (10 + step))  # a young average forgets quickly
+        expected = {name: decay * expected[name] + (1 - decay) * w for name, w in weights(trainer).items()}
     for name, tensor in trainer.weights().items():
         torch.testing.assert_close(tensor, expected[name])
 

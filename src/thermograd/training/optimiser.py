@@ -9,7 +9,7 @@ References:
     Kingma and Ba (2015), Adam: a method for stochastic optimization.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -74,6 +74,23 @@ def make_optimiser(config: LearningConfig, groups: Mapping[str, Tensors]) -> tor
     if config.gradient.clean_second_moments:
         return CleanAdam(params, betas=settings.betas)
     return torch.optim.Adam(params, betas=settings.betas, maximize=True, fused=True)
+
+
+def moving_average(decay: float) -> Callable[..., None]:
+    """Return the rule of an exponential moving average of weights, for `AveragedModel`.
+
+    After n updates the decay is min(decay, (1 + n) / (10 + n)), so that a young average forgets the weights that
+    training began with.
+    """
+
+    @torch.no_grad()
+    def update(averages: Sequence[Tensor], weights: Sequence[Tensor], num_averaged: Tensor | int) -> None:
+        count = float(num_averaged)
+        share = 1 - min(decay, (1 + count) / (10 + count))
+        for average, weight in zip(averages, weights, strict=True):
+            average.lerp_(weight, share)
+
+    return update
 
 
 def optimiser_tensors(optimiser: torch.optim.Optimizer, names: Mapping[Any, str]) -> dict[str, Tensor]:

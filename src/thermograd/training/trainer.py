@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from thermograd.config.schema import LearningConfig
 from thermograd.gradients.backward import learning_gradient
@@ -35,6 +35,7 @@ from thermograd.training.optimiser import (
     CleanAdam,
     load_optimiser_tensors,
     make_optimiser,
+    moving_average,
     optimiser_tensors,
 )
 
@@ -78,7 +79,7 @@ class Trainer:
         self.optimiser = make_optimiser(config, self.groups)
         ema_decay = config.optimiser.ema_decay
         self.average = (
-            None if ema_decay is None else AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(ema_decay))
+            None if ema_decay is None else AveragedModel(model, multi_avg_fn=moving_average(ema_decay))
         )
         constants = energy_constants(model)
         self.zero_steps = {name: 0 for name in parameters if name not in constants}

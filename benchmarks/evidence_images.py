@@ -23,7 +23,7 @@ from thermograd.ladders.schedules import next_temperature
 from thermograd.models.latent_model import LatentModel
 from thermograd.models.separated_modes import separated_modes
 from thermograd.runs.run import load_run
-from thermograd.samplers.mala import select
+from thermograd.samplers.kernel import select
 from thermograd.samplers.replica_exchange import exchange
 from thermograd.samplers.target import ChainState, Target
 from thermograd.training.builder import batch_images

@@ -20,7 +20,7 @@ from thermograd.evidence import (
     stepping_stone,
     thermodynamic_integration,
 )
-from thermograd.evidence.annealing import _spread_warnings
+from thermograd.evidence.annealing import _spread_warnings, anneal
 from thermograd.evidence.control_variates import controlled, stein_functions
 from thermograd.evidence.modes import find_modes, mixture_at_modes
 from thermograd.evidence.particles import settle
@@ -368,6 +368,46 @@ def test_reverse_weights_are_unbiased_for_the_inverse():
     assert error < 0.03
 
 
+def simulated(latent_dim: int, noise_std: float, num: int) -> tuple[LinearGaussian, Tensor, Tensor]:
+    """Return a twin, images that it made, and the latents that they were made from."""
+    model = LinearGaussian.random(latent_dim, 2 * latent_dim, noise_std, 1 / latent_dim**0.5, 27)
+    latents = model.sample_prior(num, seeded(28))
+    noise = torch.randn(num, 2 * latent_dim, generator=seeded(29), dtype=torch.float64)
+    return model, (model.decode(latents) + noise_std * noise).detach(), latents
+
+
+@pytest.mark.parametrize("latent_dim", [2, 8, 16])
+def test_chains_of_the_reverse_pass_are_independent(latent_dim):
+    """Their mean varies over images as that of chains from independent draws; with shared starts by far more."""
+    model, x, latents = simulated(latent_dim, 2.0, 1000)
+    t, kernel = power_schedule(5, 2.0), MALA(1 / latent_dim ** (1 / 6))
+
+    def spread(log_weights: Tensor) -> float:
+        return float((log_weights - model.log_evidence(x).detach()).mean(0).var())
+
+    exact = model.sample_power_posterior(x, torch.ones(1, dtype=torch.float64), 16, seeded(32))[0]
+    independent = spread(
+        anneal(Target(model, x), exact, t, kernel, 1, seeded(33), downwards=True).log_weights
+    )
+    shared, parted = (
+        spread(reverse_annealing(model, x, latents, t, kernel, 16, seeded(30), num_apart=n).log_weights)
+        for n in (0, 60)
+    )
+    error = independent * math.sqrt(2 * 2 / 1000)
+    assert abs(parted - independent) < 4 * error
+    assert shared - independent > 4 * error
+
+
+@pytest.mark.parametrize(("latent_dim", "num_rungs"), [(2, 80), (8, 80), (16, 160)])
+def test_bars_of_the_reverse_pass_cover(latent_dim, num_rungs):
+    """Where temperatures are many enough for the bound to be tight, 95 % bars of four chains hold the truth."""
+    model, x, latents = simulated(latent_dim, 2.0, 200)
+    t, kernel = power_schedule(num_rungs, 2.0), MALA(1.0 / latent_dim ** (1 / 6))
+    found = reverse_annealing(model, x, latents, t, kernel, 4, seeded(31), num_apart=60)
+    missed = (found.log_ratio - model.log_evidence(x)).abs() > quantile(4) * found.monte_carlo_error
+    assert float(missed.double().mean()) < 0.05 + 4 * math.sqrt(0.05 * 0.95 / 200)
+
+
 def test_bracket_holds_on_simulated_images():
     """Forward below, reverse above, on average over images; both close in as temperatures are added."""
     model = LinearGaussian.random(4, 12, 0.5, 0.5, 27)
@@ -405,7 +445,8 @@ def test_annealing_counts_its_evaluations():
     result = annealed_importance_sampling(model, x, t, MALA(0.5), 3, seeded(29), num_steps=2)
     assert result.num_evaluations == count[0] == 3 * (1 + 4 * 2)
     count[0] = 0
-    assert reverse_annealing(model, x, latents, t, MALA(0.5), 3, seeded(30)).num_evaluations == count[0] == 15
+    found = reverse_annealing(model, x, latents, t, MALA(0.5), 3, seeded(30), num_apart=7)
+    assert found.num_evaluations == count[0] == 3 * (1 + 4 + 1 + 7)
 
 
 # ---- chains of its own ----
@@ -452,6 +493,10 @@ def test_no_interval_where_repeats_disagree():
     assert (found.low[1], found.high[1]) == (0.0, 5.0)
     assert found.high[2] == math.inf
     assert float(found.low[2]) == pytest.approx(float(log_mean_exp(estimates[:, 2], 0)) - math.log(20))
+    bound = combine(
+        "laplace", Replicates(estimates, {"weights": weights}, 1.0, bound=estimates[0] - 9), [], 0.0
+    )
+    assert float(bound.low[2]) == pytest.approx(-9 - math.log(20))
     mean = found.mean()
     assert (mean["num_images"], mean["num_doubtful"]) == (3, 2)
     assert "no-interval" in kinds(found)

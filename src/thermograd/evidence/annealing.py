@@ -155,12 +155,15 @@ def reverse_annealing(
     generator: torch.Generator,
     *,
     num_steps: int = 1,
+    num_apart: int = 100,
     chunk_size: int | None = None,
 ) -> Annealed:
     """Anneal from the posterior down to the prior: a stochastic upper bound of log p(x) of simulated images.
 
     With a forward pass from exact prior draws the two bracket log p(x). It is valid only where
-    `posterior_latents` are exact, as the latents from which the model itself made the images.
+    `posterior_latents` are exact, as the latents from which the model itself made the images. Chains of an image share
+    that start, and take steps at t = 1 first, which keep the posterior and part the chains: without them their spread
+    knows nothing of the start's chance, and 95 % bars cover 53 to 68 %.
 
     Args:
         model: any `LatentModel` whose prior can be drawn exactly.
@@ -168,9 +171,10 @@ def reverse_annealing(
         posterior_latents: (B, d), the latent vectors that made them.
         inverse_temperatures: (K,), as for the forward pass; they are walked downwards.
         kernel: its step size is a number or (K,) for one per temperature.
-        num_chains: M per image, at least 2, all from the same latent vector.
+        num_chains: M per image, at least 2.
         generator: source of all randomness.
         num_steps: steps at each temperature.
+        num_apart: steps at t = 1 before, as many as a chain needs to forget its start.
         chunk_size: the most latents evaluated at once.
 
     Raises:
@@ -180,9 +184,14 @@ def reverse_annealing(
     if posterior_latents.shape != wanted:
         got = tuple(posterior_latents.shape)
         raise InputError(f"`posterior_latents` must have shape {wanted}, got {got}.")
-    start = posterior_latents.expand(num_chains, *wanted)
     target = Target(model, x, chunk_size)
-    return anneal(target, start, inverse_temperatures, kernel, num_steps, generator, downwards=True)
+    state = kernel.init(target, posterior_latents.expand(num_chains, *wanted))
+    sizes = torch.as_tensor(kernel.step_size)
+    last = replace(kernel, step_size=sizes[-1] if sizes.dim() else kernel.step_size)
+    for _ in range(num_apart):
+        state, _ = last.step(target, state, torch.ones_like(state.log_prior), generator)
+    run = anneal(target, state.position, inverse_temperatures, kernel, num_steps, generator, downwards=True)
+    return replace(run, num_evaluations=run.num_evaluations + num_chains * (1 + num_apart))
 
 
 def anneal(

@@ -123,7 +123,7 @@ def from_modes(
     there, and_back = particles.log_ratio - prior.value, -back.log_ratio - prior.value
     found = _replicates(particles, (there + and_back) / 2, drifts, spent, prior.error)
     bias = (log_mean_exp(there, 0) + log_mean_exp(-and_back, 0)).abs() / 2
-    return replace(found, bias=bias), particles
+    return replace(found, bound=log_mean_exp(there, 0), bias=bias), particles
 
 
 def settle(target: Target, particles: Particles, generator: torch.Generator) -> tuple[Tensor, Tensor]:

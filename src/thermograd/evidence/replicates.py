@@ -25,6 +25,7 @@ class Replicates:
         log_partition_error: of log Z_a, shared by images and repeats.
         by_mean_weight: whether the log of the mean of exp(estimates) is taken: weights with mean p(x) call for it, and
             repeats that missed most of the mass then count for little.
+        bound: (B,), log of weights with mean p(x) from which a lower bound is taken; None where those are `estimates`.
         bias: (B,), an allowance for bias that the interval is widened by, or None.
         detail: a ladder's estimate, whose temperatures and moments go into the result; or None.
         warnings: that the method itself gave.
@@ -35,6 +36,7 @@ class Replicates:
     num_evaluations: float
     log_partition_error: float = 0.0
     by_mean_weight: bool = False
+    bound: Tensor | None = None
     bias: Tensor | None = None
     detail: Estimate | None = None
     warnings: tuple[Caution, ...] = field(default=())
@@ -66,7 +68,8 @@ def combine(method: str, found: Replicates, warnings: list[Caution], bank_share:
         if kind == "range":
             low[i], high[i] = estimates[:, i].min() - bias[i], estimates[:, i].max() + bias[i]
         elif kind == "lower-bound":
-            low[i], high[i] = value[i] - math.log(20), math.inf
+            weight = value[i] if found.bound is None else found.bound[i]
+            low[i], high[i] = weight - math.log(20), math.inf
     detail = found.detail
     return Evidence(
         method=method,

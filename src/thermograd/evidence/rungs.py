@@ -21,7 +21,7 @@ from thermograd.samplers.target import Target
 PILOT_POWER = 4.0
 PILOT_SHARE, BURN_IN_SHARE = 0.25, 0.1
 SMALLEST_STEPS = 8
-LOG_WEIGHT_LIMIT = 1.5  # standard deviation of annealed log weights, in nats
+LOG_WEIGHT_LIMIT = 0.5  # standard deviation of annealed log weights, in nats
 BY_CHANCE = 0.01
 
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import click
 
 from thermograd.cli import data, doctor, measure, report, settings, study, train, validate, variance
+from thermograd.config.plugins import plugin_at_fault
 from thermograd.errors import InputError, RunError, failure, is_out_of_memory, one_line
 from thermograd.version import __version__
 
@@ -99,6 +100,9 @@ def _run(arguments: list[str], debug: bool) -> int:
         if type(error).__name__ in DAMAGE:
             return _fail(f"a file that was read is damaged ({failure(error)}).", 2, debug)
         message = " ".join(f"{type(error).__name__}: {error}".split())
+        place = plugin_at_fault(error)
+        if place is not None:
+            return _fail(f"the plugin {place}, raises {message}", 1, debug)
         return _fail(f"a defect of thermograd, please report it with --debug: {message}", 1, debug)
     return code if isinstance(code, int) else 0
 

@@ -1,10 +1,11 @@
 """`thermograd validate`: is this install right?"""
 
 from dataclasses import fields
+from pathlib import Path
 
 import click
 
-from thermograd.cli.common import emit, json_option, print_table
+from thermograd.cli.common import emit, json_option, plugins_option, print_table
 
 NOTE = (
     "Gradients are relative to the length of the exact one. `chance` is the standard error of the bias; for gradients "
@@ -26,6 +27,7 @@ NOTE = (
     help="Noise on the weights in the tables away from the truth, in units of --weight-scale.",
 )
 @click.option("--seed", default=0, show_default=True)
+@plugins_option
 @json_option
 def validate(
     latent: int,
@@ -36,6 +38,7 @@ def validate(
     repeats: int,
     perturbation: float,
     seed: int,
+    plugins: tuple[Path, ...],
     as_json: bool,
 ) -> None:
     """Check every kernel, evidence method and estimator against exact values.
@@ -43,10 +46,12 @@ def validate(
     All run on a linear Gaussian model whose evidence and gradients are known in closed form. Exits with 1 if a
     check fails. The defaults take about a minute on one core.
     """
+    from thermograd.config.plugins import load_plugins, with_whole_paths
     from thermograd.errors import RunError
     from thermograd.validation import Settings, Validation
     from thermograd.validation import validate as run_validation
 
+    load_plugins(with_whole_paths({"plugins": [str(plugin) for plugin in plugins]}, Path.cwd()))
     settings = Settings(latent, pixels, noise, weight_scale, images, repeats, perturbation, seed)
     result: Validation = run_validation(settings)
 

@@ -22,6 +22,8 @@ from thermograd.errors import InputError, nearest, one_line
 from thermograd.files import hash_of
 
 Thing = TypeVar("Thing")
+PLUGINS = "plugins"
+"""Folder of the copies of plugins in the folder of a run or a study."""
 NETWORKS: dict[str, Table[Facts]] = {"generator": names.GENERATORS, "energy": names.ENERGIES}
 """Group of the model's settings -> the table of its kinds."""
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, model_validator
 
 from thermograd.config import names
 from thermograd.config.fields import (
@@ -152,6 +152,17 @@ class PluginFile(Section):
     file: Path = Field(description="where it lay when the run began; the run folder holds a copy")
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
+    def __eq__(self, other: object) -> bool:
+        """Return whether name and content are the same, wherever the files lie."""
+        return isinstance(other, PluginFile) and self._key() == other._key()
+
+    def __hash__(self) -> int:
+        """Return a hash of name and content."""
+        return hash(self._key())
+
+    def _key(self) -> tuple[str, str]:
+        return self.file.name, self.sha256
+
 
 class RunConfig(LearningConfig):
     """Everything that defines a run."""
@@ -177,20 +188,12 @@ class RunConfig(LearningConfig):
         return self
 
     @model_validator(mode="after")
-    def _check_plugins(self) -> "RunConfig":
+    def _check_plugins(self, info: ValidationInfo) -> "RunConfig":
         """Check that every name which a plugin brought comes from a plugin of this run."""
+        if (info.context or {}).get("checked_before"):
+            return self
         own = {plugin.sha256 for plugin in self.plugins}
-        used: tuple[tuple[str, names.Table[Any], str], ...] = (
-            ("gradient.estimator", names.ESTIMATORS, self.gradient.estimator),
-            ("gradient.prior_rule", names.PRIOR_RULES, self.gradient.prior_rule),
-            ("gradient.schedule.kind", names.SCHEDULES, self.gradient.schedule.kind),
-            ("prior_chains.kernel", names.KERNELS, self.prior_chains.kernel),
-            ("posterior_chains.kernel", names.KERNELS, self.posterior_chains.kernel),
-            ("model.generator.kind", names.GENERATORS, self.model.generator.kind),
-            ("model.energy.kind", names.ENERGIES, self.model.energy.kind),
-            *(("measure.estimators", names.ESTIMATORS, name) for name in self.measure.estimators),
-        )
-        for field, table, name in used:
+        for field, table, name in self.names_used():
             if table.origin(name) and table.origin(name) not in own:
                 raise ValueError(f"`{field}` {name!r} comes from a plugin that `plugins` does not name")
         for group, section, table in (
@@ -202,6 +205,24 @@ class RunConfig(LearningConfig):
                     f"`model.{group}.options` is for networks of plugins, got kind {section.kind}"
                 )
         return self
+
+    def names_used(self) -> tuple[tuple[str, names.Table[Any], str], ...]:
+        """Return the setting, the table and the name of everything that a plugin may bring."""
+        return (
+            ("gradient.estimator", names.ESTIMATORS, self.gradient.estimator),
+            ("gradient.prior_rule", names.PRIOR_RULES, self.gradient.prior_rule),
+            ("gradient.schedule.kind", names.SCHEDULES, self.gradient.schedule.kind),
+            ("prior_chains.kernel", names.KERNELS, self.prior_chains.kernel),
+            ("posterior_chains.kernel", names.KERNELS, self.posterior_chains.kernel),
+            ("model.generator.kind", names.GENERATORS, self.model.generator.kind),
+            ("model.energy.kind", names.ENERGIES, self.model.energy.kind),
+            *(("measure.estimators", names.ESTIMATORS, name) for name in self.measure.estimators),
+        )
+
+    def with_plugins_used(self) -> "RunConfig":
+        """Return the config without the plugins that bring nothing it names."""
+        used = {table.origin(name) for _, table, name in self.names_used()}
+        return self.model_copy(update={"plugins": tuple(p for p in self.plugins if p.sha256 in used)})
 
     def comparable(self) -> dict[str, Any]:
         """Return plain data in which a plugin is its name and sha256, wherever the file lies."""

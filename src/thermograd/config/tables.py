@@ -83,15 +83,15 @@ class Table(Mapping[str, F], Generic[F]):
         """
         name, held = facts.name, self._things.get(facts.name)
         if not (isinstance(name, str) and NAME.fullmatch(name)):
-            raise InputError(f"`name` of a {self.word} must be a word without spaces, got {name!r}.")
+            raise InputError(f"`name` must be a word without spaces, got {name!r} ({self.word}).")
         if name in self and held is None:
-            raise InputError(f"`name` {name!r} of a {self.word} is taken by the package.")
+            raise InputError(f"`name` {name!r} is taken by the package ({self.word}).")
         if held is not None and held[1] == origin and not (replace and not origin):
-            raise InputError(f"`name` {name!r} of a {self.word} is registered twice.")
+            raise InputError(f"`name` {name!r} is registered twice ({self.word}).")
         if held is not None and held[1] != origin:
             raise InputError(
-                f"`name` {name!r} of a {self.word} is taken in this process by another plugin, or another version of "
-                f"it; start Python anew, or choose another name."
+                f"`name` {name!r} is taken in this process by another plugin, or another version of it ({self.word}); "
+                f"start Python anew, or choose another name."
             )
         self._entries[name], self._things[name] = facts, (thing, origin)
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from thermograd.config.plugins import plugin_source
+from thermograd.config.plugins import PLUGINS, plugin_source
 from thermograd.config.resolve import validate, validate_config
 from thermograd.config.schema import RunConfig
 from thermograd.errors import InputError
@@ -123,8 +123,6 @@ def write_model_card(folder: Path, config: RunConfig, metrics: list[dict[str, An
     )
 
 
-PLUGINS = "plugins"
-"""Folder of the copies of a run's plugins."""
 RUN_ENTRIES = (
     PLUGINS,
     "checkpoints",
@@ -169,6 +167,7 @@ def claim_folder(
         _remove_run(folder)
     if (folder / "config.yaml").exists():
         held = read_config(folder)
+        _check_same_plugins(held, config, folder)
         if held.identity != config.identity:
             raise InputError(
                 f"`out` {folder} holds the run of another config ({held.identity}, not {config.identity}): "
@@ -200,6 +199,16 @@ def claim_folder(
         write_atomically(folder / PLUGINS / plugin.file.name, plugin_source(plugin.sha256))
     write_atomically(folder / "config.yaml", config.to_yaml())
     sync(folder.parent)
+
+
+def _check_same_plugins(held: RunConfig, config: RunConfig, folder: Path) -> None:
+    kept = {plugin.file.name: plugin for plugin in held.plugins}
+    for plugin in config.plugins:
+        if kept.get(plugin.file.name, plugin) != plugin:
+            raise InputError(
+                f"`plugins` {plugin.file} has changed since the run in {folder} began. Go on with its own copy "
+                f"by `thermograd resume {folder}`, choose another folder, or --overwrite."
+            )
 
 
 def _differences(old: RunConfig, new: RunConfig) -> list[str]:

@@ -43,6 +43,8 @@ class Arm:
 def expand_arms(study: StudyFile) -> list[Arm]:
     """Return every arm of a study in every cell, in the order of the file."""
     base = DEFAULTS | flatten(study.overrides)
+    if study.plugins:
+        base["plugins"] = [plugin.model_dump(mode="json") for plugin in study.plugins]
     return [
         Arm(
             f"{name}{suffix}{cell_name(settings)}",

@@ -22,8 +22,9 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 from thermograd.config.fields import Named, Number, PositiveFloat, PositiveInt, Section
 from thermograd.config.measure import MeasureConfig
 from thermograd.config.names import preset_names
+from thermograd.config.plugins import load_plugins, with_whole_paths
 from thermograd.config.resolve import validate
-from thermograd.config.schema import RunConfig
+from thermograd.config.schema import PluginFile, RunConfig
 from thermograd.config.tables import Facts, Table
 from thermograd.errors import nearest, shown
 from thermograd.files import read_yaml
@@ -155,6 +156,9 @@ class StudyFile(Section):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     preset: str
+    plugins: tuple[PluginFile, ...] = Field(
+        (), description="files that bring algorithms or networks of your own, for all arms"
+    )
     overrides: dict[str, Any] = Field(default_factory=dict, description="of every arm, nested or dotted")
     arms: dict[Name, ArmConfig] = Field(min_length=1)
     seeds: tuple[Annotated[int, Field(ge=0, strict=True)], ...] = Field(description="a count, or a list")
@@ -232,16 +236,25 @@ def read_study_file(file: Path) -> StudyFile:
     """
     if not file.is_file() and file.suffix == "" and file.name in ready_studies() and file.parent == Path("."):
         file = _studies_folder() / f"{file.name}.yaml"
-    return parse_study(read_yaml(file, "study"))
+    return parse_study(read_yaml(file, "study"), file.parent)
 
 
-def parse_study(values: Mapping[str, Any]) -> StudyFile:
-    """Check nested dictionaries and return the study.
+def parse_study(
+    values: Mapping[str, Any], folder: Path | None = None, *, checked_before: bool = False
+) -> StudyFile:
+    """Check nested dictionaries, load the plugins that they name, and return the study.
+
+    Args:
+        values: nested settings.
+        folder: where relative paths of plugins begin; None for where the process stands.
+        checked_before: of a study folder that is only read: load no plugin, and take names on trust.
 
     Raises:
         InputError: one line that names each field and value at fault.
     """
-    return validate(StudyFile, values)
+    if not checked_before:
+        values = load_plugins(with_whole_paths(values, folder or Path.cwd()))
+    return validate(StudyFile, values, checked_before=checked_before)
 
 
 def ready_studies() -> list[str]:

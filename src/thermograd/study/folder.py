@@ -2,6 +2,7 @@
 
 study.json      the study file with its versions, and for each run: identity, arm, seed, the version it came with
 study.yaml      the study file once more, for people
+plugins/        copies of the files that bring algorithms, from which its runs load them
 runs/IDENTITY/  a run folder each, as `thermograd train` makes them
 attempts/IDENTITY/0001.json ...  who worked on it, and how that ended;  IDENTITY/log.txt  what it printed
 results.parquet, results.csv     the table, written at the end of every `study run`
@@ -17,6 +18,7 @@ from typing import Any
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
+from thermograd.config.plugins import PLUGINS, plugin_source
 from thermograd.errors import InputError, failure
 from thermograd.evaluation.records import measured_steps
 from thermograd.files import begun_writing, read_json, write_atomically
@@ -91,6 +93,12 @@ def extend_study(file: StudyFile, path: Path) -> tuple[StudyFolder, int]:
     for name in FROZEN:
         if getattr(held.study, name) != getattr(file, name):
             raise InputError(f"`{name}` cannot change once a study has begun; start another study.")
+    began = {plugin.file.name: plugin for plugin in held.study.plugins}
+    for plugin in file.plugins:
+        if began.get(plugin.file.name, plugin) != plugin:
+            raise InputError(
+                f"`plugins` {plugin.file} has changed since the study began; give the new version another name."
+            )
     planned = plan_runs(file)
     check_metrics(file, planned)
     known = {run.identity: run for run in held.runs}
@@ -125,12 +133,12 @@ def open_study(path: Path) -> StudyFolder:
         raise InputError(f"`study` {path} is damaged: study.json holds no study ({problem}).") from None
     if len({run.identity for run in runs}) < len(runs) or not runs:
         raise InputError(f"`study` {path} is damaged: study.json must hold different runs, at least one.")
-    return StudyFolder(path, parse_study(study), runs)
+    return StudyFolder(path, parse_study(study, checked_before=True), runs)
 
 
 def _begun(path: Path) -> set[Path]:
     """Return what a process that died while it made the folder may have left."""
-    return {path / "study.yaml", *begun_writing(path)}
+    return {path / "study.yaml", path / PLUGINS, *begun_writing(path)}
 
 
 def _write(path: Path, file: StudyFile, runs: list[dict[str, Any]], versions: list[dict[str, Any]]) -> None:
@@ -138,6 +146,8 @@ def _write(path: Path, file: StudyFile, runs: list[dict[str, Any]], versions: li
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"`out` {path} cannot be made: {error.strerror}.") from None
+    for plugin in file.plugins:
+        write_atomically(path / PLUGINS / plugin.file.name, plugin_source(plugin.sha256))
     study = file.model_dump(mode="json")
     write_atomically(path / "study.yaml", yaml.safe_dump(study, sort_keys=False))
     # Written last, and in one piece: while it is there, the folder is a study's.

@@ -75,8 +75,12 @@ def _resolve(study: StudyFile, arm: str, overrides: Mapping[str, Any], seed: int
         if config.data.path is not None and not config.data.path.is_absolute():
             # Workers may stand in other folders.
             whole = str(config.data.path.expanduser().resolve())
-            return resolve(study.preset, overrides={**overrides, "seed": seed, "data.path": whole})
-        return config, requested
+            config, requested = resolve(
+                study.preset, overrides={**overrides, "seed": seed, "data.path": whole}
+            )
+        if unknown := [plugin.file.name for plugin in config.plugins if plugin not in study.plugins]:
+            raise InputError(f"`plugins` of the study must name {unknown[0]}.")
+        return config.with_plugins_used(), requested
     except InputError as error:
         raise InputError(f"`arms.{arm}`: {error}") from None
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from thermograd.config.names import choose_extractor
+from thermograd.config.plugins import PLUGINS
 from thermograd.config.resolve import validate_config
 from thermograd.errors import failure, one_line
 from thermograd.files import hold
@@ -61,7 +62,8 @@ def work(folder: StudyFolder, identity: str, should_stop: Callable[[], bool] = l
     from thermograd.evaluation.clock import measure_run, train_measured
 
     planned, run_folder = folder.run(identity), folder.run_folder(identity)
-    config = validate_config(planned.config | {"measure": folder.study.measure.model_dump(mode="json")})
+    wanted = planned.config | {"measure": folder.study.measure.model_dump(mode="json")}
+    config = validate_config(wanted, folder.path / PLUGINS)
     state = train_measured(
         config, run_folder, requested=planned.requested, on_message=print, should_stop=should_stop
     )
@@ -80,7 +82,7 @@ def prepare_features(folder: StudyFolder) -> None:
     if not choose_extractor(folder.study.measure.extractor, has_labels=True).needs_labels:
         return
     before = torch.get_num_threads()
-    configs = {json.dumps(run.config["data"]): validate_config(run.config) for run in folder.runs}
+    configs = {json.dumps(run.config["data"]): run.resolved for run in folder.runs}
     for config in configs.values():
         splits = whole_data(config)
         has_labels = all(data.labels is not None for data in splits.values())

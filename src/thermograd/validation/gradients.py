@@ -70,7 +70,8 @@ def generator_rows(twin: LinearGaussian, x: Tensor, settings: Settings) -> Itera
             powers = (0.3, 1.0, 3.0) if rule.needs_prior_rung else (3.0,)
             arms += [_Arm(f"{name}, 1 chain, p = {power:g}", rule, power, 1) for power in powers]
         else:
-            arms += [_Arm(f"{name}, {m} chains, p = 3", rule, 3.0, m) for m in (2, 4, 8)]
+            least = max(2, rule.min_chains)
+            arms += [_Arm(f"{name}, {m * least} chains, p = 3", rule, 3.0, m * least) for m in (1, 2, 4)]
     return _rows(twin, x, settings, arms, "weight")
 
 
@@ -79,7 +80,8 @@ def prior_rows(twin: LinearGaussian, x: Tensor, settings: Settings) -> Iterator[
     arms = []
     for name, rule in PRIOR_RULES.items():
         if rule.unbiased:
-            arms.append(_Arm(f"{name}, 2 chains, p = 3", rule, 3.0, 2))
+            least = max(2, rule.min_chains)
+            arms.append(_Arm(f"{name}, {least} chains, p = 3", rule, 3.0, least))
         else:
             arms += [_Arm(f"{name}, {m} draws", rule, 3.0, m) for m in STEIN_DRAWS]
     return _rows(twin, x, settings, arms, "energy_curvature")

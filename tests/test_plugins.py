@@ -23,7 +23,7 @@ MINE = Path(__file__).parent / "plugins" / "mine.py"
 OWN: dict[str, Any] = {
     "gradient": {"estimator": "ours", "prior_rule": "half", "schedule": {"kind": "cubes"}},
     "posterior_chains": {"kernel": "random-walk", "num_steps": 2, "step_size": 0.3},
-    "prior_chains": {"kernel": "random-walk", "num_steps": 3},
+    "prior_chains": {"kernel": "random-walk", "num_steps": 3, "num_updates": 1, "start": "base"},
     "model": {
         "latent_dim": 3,
         "generator": {"kind": "mine.py:Decoder", "options": {"width": 5}},
@@ -96,7 +96,7 @@ def test_every_verb_works_with_them_and_needs_the_file_no_more(
         "none",
         "--no-prior",
     )
-    done("evidence", run_folder, "--num", 2, "--num-steps", 4, "--num-rungs", 3)
+    done("evidence", run_folder, "--num", 2, "--evaluations", 300)
     capsys.readouterr()
     small = ["--batches", 3, "--repeats", 2, "--batch-size", 4, "--num-rungs", 3, "--no-reference", "--json"]
     done("variance", run_folder, "--estimator", "ours", "--estimator", "thermodynamic-detached", *small)

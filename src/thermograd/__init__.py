@@ -41,7 +41,7 @@ _ROOMS: dict[str, tuple[str, ...]] = {
     "training.fit": ("Fit", "fit"),
     "training.variance": ("GradientVariance", "gradient_variance"),
 }
-_MODULES = {"plots": "reports.plots", "quadrature": "ladders.quadrature"}
+_MODULES = {"plots": "reports.plots", "quadrature": "ladders.quadrature", "testing": "testing"}
 _PLACES = {name: room for room, names in _ROOMS.items() for name in names}
 
 __all__ = ["__version__", *sorted(_PLACES), *sorted(_MODULES)]

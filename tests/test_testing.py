@@ -105,7 +105,7 @@ def test_a_mistake_in_a_kernel_is_named(mistake, message):
 
 def test_contributing_followed_to_the_letter(tmp_path):
     """Its files are written as they stand, pass the calls that it names, and train by the settings that it shows."""
-    text = Path("CONTRIBUTING.md").read_text()
+    text = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text()
     estimator, kernel = re.findall(r"```python\n(.*?)```", text, re.S)
     (setting,) = re.findall(r"```yaml\n(.*?)```", text, re.S)
     (tmp_path / "mine.py").write_text(estimator)

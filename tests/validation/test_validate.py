@@ -100,7 +100,7 @@ def test_the_same_seed_gives_the_same_numbers(small):
 def test_a_wrong_estimator_fails(monkeypatch, name):
     right = ESTIMATORS[name]
     wrong = replace(right, weights=lambda ladder: 1.3 * right.weights(ladder))
-    monkeypatch.setitem(gradients_module.ESTIMATORS, name, wrong)
+    monkeypatch.setitem(gradients_module.ESTIMATORS._own, name, wrong)
     twin, x = small_twin()
     settings = replace(SMALL, num_repeats=50)
     failed = failures(generator_rows(twin, x, settings))
@@ -112,7 +112,7 @@ def test_a_wrong_estimator_fails(monkeypatch, name):
 def test_a_wrong_prior_rule_fails(monkeypatch, name):
     right = PRIOR_RULES[name]
     wrong = replace(right, weights=lambda ladder: (-right.weights(ladder)[0], None))
-    monkeypatch.setitem(gradients_module.PRIOR_RULES, name, wrong)
+    monkeypatch.setitem(gradients_module.PRIOR_RULES._own, name, wrong)
     twin, x = small_twin()
     settings = replace(SMALL, num_repeats=200, num_images=4)
     failed = failures(prior_rows(twin, x[:4], settings))
@@ -177,7 +177,7 @@ def test_the_command_prints_tables_or_one_json_object(capsys):
 def test_a_failed_check_is_exit_1_and_named(monkeypatch, capsys):
     right = ESTIMATORS["maximum-likelihood"]
     wrong = replace(right, weights=lambda ladder: 5 * right.weights(ladder))
-    monkeypatch.setitem(gradients_module.ESTIMATORS, "maximum-likelihood", wrong)
+    monkeypatch.setitem(gradients_module.ESTIMATORS._own, "maximum-likelihood", wrong)
     assert run(["validate", *SMALL_OPTIONS]) == 1
     captured = capsys.readouterr()
     assert "FAILED" in captured.out

@@ -6,7 +6,7 @@ R-hat says whether they agree.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import torch
 from torch import Tensor
@@ -96,6 +96,7 @@ def reference_gradient(
         torch.cat([each.log_likelihood for each in traces]),
         torch.cat([each.energy for each in traces]),
     )
+    info = replace(info, round_trips=None)  # counted within the last block alone, too short for one
     top = whole.log_likelihood[:, -1]
     found = r_hat(top)
     return Reference(

@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from exact_ladders import SCHEDULE, exact_ladder, make_case, seeded
 from thermograd.errors import InputError
 from thermograd.evidence.thermodynamic import thermodynamic_integration
 from thermograd.gradients.backward import learning_gradient
@@ -15,6 +14,7 @@ from thermograd.ladders.schedules import check_schedule
 from thermograd.models.linear_gaussian import LinearGaussian
 from thermograd.samplers.mala import MALA
 from thermograd.samplers.target import Target
+from thermograd.testing.exact_ladders import SCHEDULE, exact_ladder, make_case, seeded
 
 
 @pytest.mark.parametrize(("num_batches", "has_interval"), [(1, False), (2, False), (3, True), (4, True)])

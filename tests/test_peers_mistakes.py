@@ -13,7 +13,6 @@ import test_quadrature
 import test_samplers
 import torch
 
-from exact_ladders import SCHEDULE, exact_ladder, make_case
 from thermograd.gradients.backward import learning_gradient
 from thermograd.gradients.rules import (
     ESTIMATORS,
@@ -34,11 +33,13 @@ from thermograd.samplers.kernel import select
 from thermograd.samplers.mala import MALA
 from thermograd.samplers.replica_exchange import exchange
 from thermograd.samplers.target import Info
+from thermograd.testing import means, weights
+from thermograd.testing.exact_ladders import SCHEDULE, exact_ladder, make_case
 from thermograd.training.optimiser import CleanAdam
 
 INDEX: dict[str, tuple[str, ...]] = {
     'a flag read as bool("0"), which detaches draws and makes the prior\'s gradient 0': (
-        "test_gradients.py::test_every_parameter_has_a_gradient",
+        "test_gradients.py::test_every_pair_keeps_the_contract",
         "test_peers_mistakes.py::test_a_prior_without_gradient_is_seen",
     ),
     "a Fréchet distance that is 15.6 between a set and itself and improves when fakes shrink": (
@@ -66,9 +67,8 @@ INDEX: dict[str, tuple[str, ...]] = {
         "test_peers_mistakes.py::test_langevin_with_another_drift_is_seen",
     ),
     "a likelihood score summed over images and temperatures": (
-        "test_samplers.py::test_another_image_changes_nothing",
-        "test_samplers.py::test_another_rung_changes_nothing_without_exchange",
-        "test_gradients.py::test_images_do_not_mix",
+        "test_samplers.py::test_every_kernel_keeps_the_contract",
+        "test_gradients.py::test_every_pair_keeps_the_contract",
         "test_peers_mistakes.py::test_rules_that_mix_images_are_seen",
     ),
     "odd swaps that never fire": (
@@ -90,7 +90,7 @@ INDEX: dict[str, tuple[str, ...]] = {
     ),
     "weights that sum to more than 1": (
         "test_quadrature.py::test_weights_of_every_rule_sum_to_one",
-        "test_gradients.py::test_weights_of_an_image_sum_to_the_coefficients_of_the_limit",
+        "test_gradients.py::test_every_pair_keeps_the_contract",
         "test_peers_mistakes.py::test_stones_whose_weights_sum_to_more_than_1_are_seen",
     ),
     "Langevin that descends the log density": (
@@ -161,9 +161,7 @@ def test_a_prior_without_gradient_is_seen():
         return energy * 0, shared
 
     with pytest.raises(AssertionError):
-        test_gradients.test_every_parameter_has_a_gradient(
-            "grid", None, ESTIMATORS["maximum-likelihood"], broken_prior(detached)
-        )
+        weights.every_parameter_has_a_gradient(ESTIMATORS["maximum-likelihood"], broken_prior(detached))
 
 
 def no_bessel(ladder):
@@ -199,7 +197,7 @@ def test_a_wrong_rule_misses_its_limit(name, mistake):
     rule = WRONG_RULES[mistake]
     group = "prior" if isinstance(rule, PriorRule) else "generator"
     with pytest.raises(AssertionError):
-        test_gradients.test_the_mean_is_the_stated_limit(name, 2, group, rule)
+        means.mean_is_the_limit(name, group, rule, 2)
 
 
 def test_a_bias_that_stays_is_seen():
@@ -219,7 +217,7 @@ def test_rules_that_mix_images_are_seen():
 
     rule = Estimator("x", over_images, ESTIMATORS["stepping-stone-detached"].limit, unbiased=False)
     with pytest.raises(AssertionError):
-        test_gradients.test_images_do_not_mix("linear", None, rule, PRIOR_RULES["contrast"])
+        weights.images_do_not_mix(rule, PRIOR_RULES["contrast"])
 
 
 def test_stones_whose_weights_sum_to_more_than_1_are_seen():
@@ -230,9 +228,7 @@ def test_stones_whose_weights_sum_to_more_than_1_are_seen():
 
     rule = Estimator("x", with_extra_step, ESTIMATORS["stepping-stone-detached"].limit, unbiased=False)
     with pytest.raises(AssertionError):
-        test_gradients.test_weights_of_an_image_sum_to_the_coefficients_of_the_limit(
-            None, rule, PRIOR_RULES["contrast"]
-        )
+        weights.weights_sum_to_the_limit(rule, PRIOR_RULES["contrast"])
 
 
 @pytest.mark.parametrize("sign", [1.0, -1.0])

@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from exact_ladders import SCHEDULE, Case, exact_ladder, make_case, seeded
 from thermograd.errors import InputError
 from thermograd.gradients.backward import learning_gradient
 from thermograd.gradients.moments import (
@@ -27,6 +26,7 @@ from thermograd.gradients.rules import ESTIMATORS, PRIOR_RULES, compute_weights
 from thermograd.gradients.variance import Collector, Measurement, make_rule, measure_gradients, rung_weights
 from thermograd.ladders.ladder import Ladder
 from thermograd.models.linear_gaussian import LinearGaussian
+from thermograd.testing.exact_ladders import SCHEDULE, Case, exact_ladder, make_case, seeded
 
 MAXIMUM_LIKELIHOOD, CONTRAST = ESTIMATORS["maximum-likelihood"], PRIOR_RULES["contrast"]
 ENDS = torch.tensor([0.0, 1.0], dtype=torch.float64)

@@ -1,31 +1,17 @@
 """Estimators of the learning gradient against the exact twins.
 
 Every test below that takes `estimator` or `prior_rule` runs on all entries of `ESTIMATORS` and `PRIOR_RULES`: a new
-one gets the whole contract by standing in the dict.
+one gets the whole contract of `thermograd.testing` by standing in the dict.
 """
 
 import math
 from dataclasses import replace
-from functools import cache
 from itertools import product
 
 import pytest
 import torch
 from torch import Tensor
 
-from exact_ladders import (
-    SCHEDULE,
-    TWINS,
-    Case,
-    draw_gradients,
-    estimates,
-    exact_ladder,
-    flat_target,
-    make_case,
-    seeded,
-    weights_of,
-    worst_deviation,
-)
 from thermograd.errors import InputError
 from thermograd.gradients.backward import learning_gradient
 from thermograd.gradients.rules import (
@@ -39,8 +25,22 @@ from thermograd.gradients.rules import (
 )
 from thermograd.ladders.ladder import Ladder
 from thermograd.models.linear_gaussian import LinearGaussian
+from thermograd.testing.exact_ladders import (
+    SCHEDULE,
+    TWINS,
+    Case,
+    estimates,
+    exact_ladder,
+    flat_target,
+    make_case,
+    seeded,
+    weights_of,
+    worst_deviation,
+)
+from thermograd.testing.expecting import images_of
+from thermograd.testing.means import NUM_REPEATS, many_draws, mean_is_the_limit, slope_of_bias
+from thermograd.testing.weights import CONTRACTS, limit_is_two_tensors
 
-NUM_REPEATS = 10_000
 CONTRAST, MAXIMUM_LIKELIHOOD = PRIOR_RULES["contrast"], ESTIMATORS["maximum-likelihood"]
 RULES = [("generator", rule) for rule in ESTIMATORS.values()] + [("prior", r) for r in PRIOR_RULES.values()]
 UNBIASED = [(group, rule) for group, rule in RULES if getattr(rule, "unbiased", True)]
@@ -61,12 +61,6 @@ def named(rules):
     return [pytest.param(*rule, id=rule[-1].name) for rule in rules]
 
 
-def weights_for(ladder: Ladder, group: str, rule: Estimator | PriorRule) -> Weights:
-    if isinstance(rule, Estimator):
-        return compute_weights(ladder, rule, CONTRAST)
-    return compute_weights(ladder, MAXIMUM_LIKELIHOOD, rule)
-
-
 def gradient(
     case: Case, ladder: Ladder, estimator: Estimator, rule: PriorRule, **options
 ) -> dict[str, Tensor]:
@@ -84,23 +78,20 @@ def assert_same(actual: dict[str, Tensor], expected: dict[str, Tensor], toleranc
 
 
 @every_pair
-@pytest.mark.parametrize("num_shared", [None, 6])
-@every_twin
-def test_every_parameter_has_a_gradient(name, num_shared, estimator, prior_rule):
-    """A flag read as bool("0"), or draws detached from what they weigh, leave a group at exactly 0."""
-    case = make_case(name)
-    ladder = exact_ladder(case, SCHEDULE, 4, 0, num_shared=num_shared)
-    weights = compute_weights(ladder, estimator, prior_rule)
-    assert weights.log_likelihood.shape == weights.energy.shape == (5, 4, 2)
-    assert weights.shared_energy is None or weights.shared_energy.shape == (num_shared,)
-    result = learning_gradient(case.model, case.x, ladder, weights)
-    parameters = dict(case.model.named_parameters())
-    assert result.keys() == parameters.keys()
-    for key, value in result.items():
-        assert value.shape == parameters[key].shape
-        assert value.isfinite().all()
-        assert value.count_nonzero() > 0, key
-        assert not value.requires_grad
+@pytest.mark.parametrize("contract", CONTRACTS, ids=lambda contract: contract.__name__)
+def test_every_pair_keeps_the_contract(contract, estimator, prior_rule):
+    contract(estimator, prior_rule)
+
+
+@pytest.mark.parametrize("rule", [*ESTIMATORS.values(), *PRIOR_RULES.values()], ids=lambda rule: rule.name)
+def test_limits_are_two_tensors(rule):
+    limit_is_two_tensors(rule)
+
+
+def test_too_few_chains_are_told():
+    ladder = exact_ladder(make_case("linear"), SCHEDULE, 1, 6)
+    with pytest.raises(InputError, match=r"^`num_chains` must be at least 2 for covariance, got 1\.$"):
+        compute_weights(ladder, MAXIMUM_LIKELIHOOD, PRIOR_RULES["covariance"])
 
 
 @every_pair
@@ -153,89 +144,6 @@ def test_chunks_add_up_to_the_whole(chunk_size, estimator, prior_rule):
 
 
 @every_pair
-@pytest.mark.parametrize("num_shared", [None, 6])
-@every_twin
-def test_images_do_not_mix(name, num_shared, estimator, prior_rule):
-    """The batch's gradient is the mean of the images' own, and weights of one image ignore the others."""
-    case = make_case(name, num_images=3)
-    ladder = exact_ladder(case, SCHEDULE, 4, 3, num_shared=num_shared)
-    together = gradient(case, ladder, estimator, prior_rule)
-    alone = [
-        gradient(replace(case, x=case.x[i : i + 1]), image_of(ladder, [i]), estimator, prior_rule)
-        for i in range(3)
-    ]
-    assert_same(together, {key: sum(g[key] for g in alone) / 3 for key in together}, 1e-9)
-    other = exact_ladder(case, SCHEDULE, 4, 4, num_shared=num_shared)
-    changed = replace(ladder, log_likelihood=ladder.log_likelihood.clone(), energy=ladder.energy.clone())
-    changed.log_likelihood[:, :, 1:] = other.log_likelihood[:, :, 1:]
-    changed.energy[:, :, 1:] = other.energy[:, :, 1:]
-    before, after = (compute_weights(each, estimator, prior_rule) for each in (ladder, changed))
-    assert torch.equal(before.log_likelihood[:, :, 0], after.log_likelihood[:, :, 0])
-    assert torch.equal(before.energy[:, :, 0], after.energy[:, :, 0])
-
-
-def image_of(ladder: Ladder, index: list[int]) -> Ladder:
-    return replace(
-        ladder,
-        latents=ladder.latents[:, :, index],
-        log_likelihood=ladder.log_likelihood[:, :, index],
-        energy=ladder.energy[:, :, index],
-        score=None if ladder.score is None else ladder.score[:, :, index],
-    )
-
-
-@every_pair
-def test_the_order_of_chains_does_not_matter(estimator, prior_rule):
-    case = make_case("linear")
-    ladder = exact_ladder(case, SCHEDULE, 4, 5)
-    permuted = ladder.chains(torch.tensor([2, 0, 3, 1]))
-    assert_same(
-        gradient(case, permuted, estimator, prior_rule), gradient(case, ladder, estimator, prior_rule), 1e-9
-    )
-
-
-@every_pair
-def test_constants_added_to_log_likelihoods_change_nothing(estimator, prior_rule):
-    """A constant in l has no gradient, so no rule may see it."""
-    case = make_case("linear")
-    ladder = exact_ladder(case, SCHEDULE, 4, 5)
-    moved = replace(ladder, log_likelihood=ladder.log_likelihood + 50.0)
-    for left, right in zip(
-        compute_weights(moved, estimator, prior_rule)[:2],
-        compute_weights(ladder, estimator, prior_rule)[:2],
-        strict=True,
-    ):
-        torch.testing.assert_close(left, right, rtol=1e-9, atol=1e-11)
-
-
-@every_pair
-@pytest.mark.parametrize("num_shared", [None, 6])
-def test_weights_of_an_image_sum_to_the_coefficients_of_the_limit(num_shared, estimator, prior_rule):
-    """Covariances have no share: 1 for the generator's rules, 0 for the prior's, on any draws."""
-    ladder = exact_ladder(make_case("linear"), SCHEDULE, 4, 6, num_shared=num_shared)
-    weights = compute_weights(ladder, estimator, prior_rule)
-    shared = 0.0 if weights.shared_energy is None else float(weights.shared_energy.sum())
-    generator, prior = (
-        estimator.limit(SCHEDULE).expectation.sum(),
-        prior_rule.limit(SCHEDULE).expectation.sum(),
-    )
-    torch.testing.assert_close(2 * weights.log_likelihood.sum((0, 1)), generator.expand(2))
-    torch.testing.assert_close(2 * weights.energy.sum((0, 1)) + shared, prior.expand(2), rtol=0, atol=1e-10)
-
-
-@every_pair
-@pytest.mark.parametrize("num_chains", [1, 2])
-def test_too_few_chains_are_refused_and_enough_are_not(num_chains, estimator, prior_rule):
-    ladder = exact_ladder(make_case("linear"), SCHEDULE, num_chains, 6)
-    if num_chains >= max(estimator.min_chains, prior_rule.min_chains):
-        weights = compute_weights(ladder, estimator, prior_rule)
-        assert all(values.isfinite().all() for values in weights[:2])
-        return
-    with pytest.raises(InputError, match=r"^`num_chains` must be at least 2 for [a-z-]+, got 1\.$"):
-        compute_weights(ladder, estimator, prior_rule)
-
-
-@every_pair
 @pytest.mark.parametrize("needed", ["its rungs", "any draws at t = 0"])
 def test_a_ladder_without_its_lower_end_is_refused(needed, estimator, prior_rule):
     ladder = exact_ladder(make_case("linear"), SCHEDULE, 4, 6, num_shared=6)
@@ -256,22 +164,6 @@ def test_a_ladder_without_its_lower_end_is_refused(needed, estimator, prior_rule
         return
     with pytest.raises(InputError, match=r"^`ladder` must hold"):
         compute_weights(top, estimator, prior_rule)
-
-
-@every_pair
-@pytest.mark.parametrize("grad_mode", [False, True])
-def test_weights_are_constants_in_any_mode(grad_mode, estimator, prior_rule):
-    """Log-likelihoods with a graph must not be differentiated through, nor gradients vanish under no_grad."""
-    case = make_case("linear")
-    ladder = exact_ladder(case, SCHEDULE, 4, 7)
-    attached = replace(
-        ladder,
-        log_likelihood=case.model.log_likelihood(case.x, ladder.latents),
-        energy=case.model.energy(ladder.latents),
-    )
-    with torch.set_grad_enabled(grad_mode):
-        found = gradient(case, attached, estimator, prior_rule)
-    assert_same(found, gradient(case, ladder, estimator, prior_rule))
 
 
 @pytest.mark.parametrize("name", [name for name in PRIOR_RULES if name != "contrast-multistate"])
@@ -325,21 +217,13 @@ def test_weights_of_a_ladder_by_hand():
 # What each rule estimates
 
 
-@cache
-def many_draws(name: str) -> tuple[Case, Ladder, dict[str, Tensor]]:
-    """Return 10,000 exact ladders of 4 chains, and the gradient of every draw."""
-    case = make_case(name)
-    ladder = exact_ladder(case, SCHEDULE, 4, 10, NUM_REPEATS)
-    return case, ladder, {group: draw_gradients(case, ladder, group) for group in ("generator", "prior")}
-
-
 @every_twin
 def test_draws_are_what_the_backward_pass_makes_of_them(name):
     """Gradients of draws, on which the statistical tests rest, against `learning_gradient` on one repeat."""
     case, ladder, gradients = many_draws(name)
     rule = ESTIMATORS["thermodynamic-complete"], PRIOR_RULES["covariance"]
     whole = compute_weights(ladder, *rule)
-    first = image_of(ladder, list(range(len(case.x))))
+    first = images_of(ladder, list(range(len(case.x))))
     found = gradient(case, first, *rule)
     for group in ("generator", "prior"):
         drawn = estimates(weights_of(whole, group), gradients[group], NUM_REPEATS)[0]
@@ -350,44 +234,13 @@ def test_draws_are_what_the_backward_pass_makes_of_them(name):
 @pytest.mark.parametrize("num_chains", [2, 4])
 @every_twin
 def test_the_mean_is_the_stated_limit(name, num_chains, group, rule):
-    """The mean over 10,000 ladders, in every parameter and on 20 projections, with Bonferroni's limit."""
-    case, ladder, gradients = many_draws(name)
-    weights = weights_for(ladder.chains(slice(num_chains)), group, rule)
-    draws = estimates(weights_of(weights, group), gradients[group][:, :num_chains], NUM_REPEATS)
-    target = case.twin.gradient_target(case.x, SCHEDULE, *rule.limit(SCHEDULE))
-    assert worst_deviation(draws, flat_target(case, target, group)) < 1
+    mean_is_the_limit(name, group, rule, num_chains)
 
 
 @pytest.mark.parametrize("rule", BIASED, ids=[rule.name for rule in BIASED])
 @every_twin
 def test_the_bias_of_the_others_falls_like_one_over_chains(name, rule):
-    """M = 2, 4, 8, 16 from the same 16 chains: the slope of log bias against log M is -1 within 4 errors.
-
-    The bias is read along the direction that it has at M = 2, found on the other half of the repeats, so that
-    its noise does not add to its length.
-    """
-    case, num_repeats = make_case(name), 8000
-    ladder = exact_ladder(case, SCHEDULE, 16, 20, num_repeats)
-    gradients = draw_gradients(case, ladder, "generator")
-    target = case.twin.gradient_target(case.x, SCHEDULE, *rule.limit(SCHEDULE))
-    biases = []
-    for num_chains in (2, 4, 8, 16):
-        parts = [slice(first, first + num_chains) for first in range(0, 16, num_chains)]
-        draws = [
-            estimates(
-                weights_for(ladder.chains(part), "generator", rule).log_likelihood,
-                gradients[:, part],
-                num_repeats,
-            )
-            for part in parts
-        ]
-        biases.append(torch.stack(draws).mean(0) - flat_target(case, target, "generator"))
-    direction = biases[0][: num_repeats // 2].mean(0)
-    lengths = torch.stack([bias[num_repeats // 2 :] @ direction / direction.norm() for bias in biases])
-    mean, covariance = lengths.mean(1), lengths.cov() / (num_repeats // 2)
-    place = torch.tensor([-1.5, -0.5, 0.5, 1.5], dtype=torch.float64) * math.log(2)
-    fit = place / place.square().sum()
-    slope, error = float(fit @ mean.log()), float(((fit / mean) @ covariance @ (fit / mean)).sqrt())
+    slope, error = slope_of_bias(name, "generator", rule)
     assert error < 0.15
     assert abs(slope + 1) < 4 * error, f"slope {slope:.3f} with error {error:.3f}"
 

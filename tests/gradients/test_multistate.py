@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from exact_ladders import seeded
 from thermograd.errors import InputError
 from thermograd.gradients import multistate
 from thermograd.gradients.backward import learning_gradient
@@ -17,6 +16,7 @@ from thermograd.ladders.schedules import geometric_schedule, power_schedule
 from thermograd.models.linear_gaussian import LinearGaussian
 from thermograd.models.separated_modes import separated_modes
 from thermograd.samplers.mala import MALA
+from thermograd.testing.exact_ladders import seeded
 
 
 def wild(num_rungs: int, num_chains: int, scale: float, seed: int, ordered: bool) -> Tensor:

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from exact_ladders import seeded
 from thermograd.gradients.stein import ridge, stein_weights
 from thermograd.models.linear_gaussian import LinearGaussian
+from thermograd.testing.exact_ladders import seeded
 
 Weights = Callable[[Tensor], Tensor]
 

@@ -293,8 +293,8 @@ def compute_weights(ladder: Ladder, estimator: Estimator, prior_rule: PriorRule)
     """Apply an estimator and a prior rule to a ladder.
 
     Raises:
-        InputError: too few chains, no rung at t = 0 for a rule that needs the whole ladder, or no draws at t = 0
-            at all.
+        InputError: too few chains, no rung at t = 0 for a rule that needs the whole ladder, no draws at t = 0 at all,
+            or a rule whose weights have another shape than the draws.
     """
     if not ladder.has_prior_rung and ladder.prior_latents is None:
         raise InputError(
@@ -309,14 +309,20 @@ def compute_weights(ladder: Ladder, estimator: Estimator, prior_rule: PriorRule)
             raise InputError(f"`ladder` must hold the rung t = 0 for each image for {rule.name}.")
     last = ladder.last_states()
 
-    def whole(weights: Tensor) -> Tensor:
+    def read(rule: Estimator | PriorRule) -> Ladder:
+        return ladder if rule.states == "all" else last
+
+    def whole(rule: Estimator | PriorRule, weights: Tensor) -> Tensor:
+        shape = read(rule).log_likelihood.shape
+        if weights.shape != shape:
+            raise InputError(
+                f"`weights` of {rule.name} must have shape {tuple(shape)}, got {tuple(weights.shape)}."
+            )
         padding = ladder.num_draws - weights.shape[1]  # states before the last stand first
         return torch.nn.functional.pad(weights, (0, 0, padding, 0))
 
-    energy, shared = prior_rule.weights(ladder if prior_rule.states == "all" else last)
-    return Weights(
-        whole(estimator.weights(ladder if estimator.states == "all" else last)), whole(energy), shared
-    )
+    energy, shared = prior_rule.weights(read(prior_rule))
+    return Weights(whole(estimator, estimator.weights(read(estimator))), whole(prior_rule, energy), shared)
 
 
 def compute_noisy_weights(

@@ -1,4 +1,4 @@
-"""Ladders of exact draws from the twins, and the gradients of single draws, for tests of estimators.
+"""Ladders of exact draws from the twins, and the gradients of single draws, for contracts of estimators.
 
 R repeats of a batch of B images stand side by side as R * B images, so that 10,000 ladders are one.
 """
@@ -27,6 +27,7 @@ SCHEDULE = power_schedule(5, 2.0)
 
 
 def seeded(seed: int) -> torch.Generator:
+    """Return a fresh generator."""
     return torch.Generator().manual_seed(seed)
 
 
@@ -49,8 +50,9 @@ def make_case(name: str, num_images: int = 2) -> Case:
         return Case(twin, twin, twin.sample_images(num_images, seeded(3)) * 1.3)
     energy = EnergyNetwork(1, (4,), "gelu", seeded(4))
     generator = DenseGenerator(1, (1, 2, 2), (4,), True, seeded(5))
-    shape = {"latent_dim": 1, "image_shape": (1, 2, 2)}
-    model = LatentEBM(energy, generator, noise_std=0.6, base_std=1.2, **shape).double()
+    model = LatentEBM(
+        energy, generator, latent_dim=1, image_shape=(1, 2, 2), noise_std=0.6, base_std=1.2
+    ).double()
     with torch.no_grad():
         for parameter in model.parameters():
             noise = torch.randn(parameter.shape, generator=seeded(6), dtype=torch.float64)
@@ -77,6 +79,7 @@ def exact_ladder(
 
 
 def repeated(x: Tensor, num_repeats: int) -> Tensor:
+    """Return images (R * B, ...): the batch, R times over."""
     return x.repeat(num_repeats, *[1] * (x.ndim - 1))
 
 
@@ -116,10 +119,12 @@ def estimates(weights: Tensor, gradients: Tensor, num_repeats: int) -> Tensor:
 
 
 def flat_target(case: Case, target: dict[str, Tensor], group: str) -> Tensor:
+    """Return the parameters of a group as one vector, in order."""
     return torch.cat([target[name].flatten() for name in case.model.parameter_groups()[group]])
 
 
 def weights_of(weights: Weights, group: str) -> Tensor:
+    """Return the weights of the draws of a ladder that belong to a group."""
     return weights.energy if group == "prior" else weights.log_likelihood
 
 

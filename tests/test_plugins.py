@@ -18,6 +18,9 @@ from thermograd.config.resolve import resolve
 from thermograd.config.schema import RunConfig
 from thermograd.errors import InputError
 from thermograd.runs.run import load_run
+from thermograd.study.file import read_study_file
+from thermograd.study.folder import make_study, open_study
+from thermograd.study.work import work
 
 MINE = Path(__file__).parent / "plugins" / "mine.py"
 OWN: dict[str, Any] = {
@@ -118,10 +121,12 @@ def test_validate_holds_them_to_exact_values(here: Path, capsys: pytest.CaptureF
     assert {name.split(",")[0] for name in rows} >= {"ours", "half", "RandomWalk", "RandomWalk with exchange"}
 
 
-def test_a_study_of_two_arms_on_two_workers(here: Path):
-    arms = {"ours": {}, "vanilla": {"ready": "vanilla", "gradient.prior_rule": "contrast"}}
+def write_study(here: Path) -> Path:
     groups = {name: OWN[name] for name in ("posterior_chains", "prior_chains", "model", "data", "training")}
-    arms["ours"] = {"gradient": OWN["gradient"]}
+    arms = {
+        "ours": {"gradient": OWN["gradient"]},
+        "vanilla": {"ready": "vanilla", "gradient.prior_rule": "contrast"},
+    }
     study = {
         "name": "own",
         "preset": "digits",
@@ -131,6 +136,11 @@ def test_a_study_of_two_arms_on_two_workers(here: Path):
         "overrides": groups,
     }
     (here / "study.yaml").write_text(yaml.safe_dump({**study, "measure": OWN["measure"]}))
+    return here / "study.yaml"
+
+
+def test_a_study_of_two_arms_on_two_workers(here: Path):
+    write_study(here)
     done("study", "run", "study.yaml", "--workers", 2)
     folder = here / "studies" / "own"
     assert (folder / "plugins" / "mine.py").read_bytes() == MINE.read_bytes()
@@ -141,6 +151,35 @@ def test_a_study_of_two_arms_on_two_workers(here: Path):
     (here / "mine.py").unlink()
     done("study", "status", folder)
     done("report", folder)
+
+
+def test_a_worker_loads_the_copy_that_the_study_keeps(here: Path):
+    folder = make_study(read_study_file(write_study(here)), here / "out")
+    (here / "mine.py").write_text("raise RuntimeError")
+    forget_plugins()
+    study = open_study(here / "out")
+    (run,) = (run for run in study.runs if run.arm == "ours")
+    assert work(study, run.identity) == "done"
+    assert (folder.run_folder(run.identity) / "plugins" / "mine.py").read_bytes() == MINE.read_bytes()
+
+
+def test_a_study_whose_plugin_has_changed_is_refused(here: Path, capsys: pytest.CaptureFixture[str]):
+    make_study(read_study_file(write_study(here)), here / "out")
+    appended("\n")(here / "mine.py")
+    assert "(changed: plugins)" in refused("study", "run", "study.yaml", "--out", "out", capsys=capsys)
+    error = refused("study", "add", "study.yaml", "--out", "out", capsys=capsys)
+    assert "mine.py has changed since the study began; give the new version another name." in error
+    (here / "mine.py").unlink()
+    assert "mine.py cannot be read" in refused("study", "plan", "study.yaml", capsys=capsys)
+
+
+def test_an_arm_can_name_no_file_that_the_study_does_not(here: Path, capsys: pytest.CaptureFixture[str]):
+    shutil.copy(MINE, here / "other.py")
+    file = write_study(here)
+    text = file.read_text().replace("mine.py:Energy", "other.py:Energy")
+    file.write_text(text)
+    error = refused("study", "plan", "study.yaml", capsys=capsys)
+    assert "`plugins` of the study must name other.py" in error
 
 
 def test_the_same_seed_gives_the_same_weights_and_resuming_is_the_same(here: Path):

@@ -17,6 +17,7 @@ import yaml
 from PIL import Image
 
 from thermograd import cli
+from thermograd.config import names
 from thermograd.config.schema import RunConfig
 from thermograd.runs.checkpoint import list_checkpoints
 from thermograd.runs.train import train_run
@@ -506,3 +507,12 @@ def test_every_setting_of_a_verb_is_an_option_that_its_help_explains(
     for option in options_of(verb):
         assert option.opts[0] in told
         assert option.help
+
+
+def test_the_names_that_a_setting_takes_are_told(capsys: pytest.CaptureFixture[str]):
+    assert cli.run(["settings", "gradient.estimator", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)["names"]
+    assert list(told) == list(names.ESTIMATORS)
+    assert told["thermodynamic-complete"].endswith("(history: kept for comparison)")
+    assert cli.run(["variance", "--help"]) == 0
+    assert "The others are history" in " ".join(capsys.readouterr().out.split())

@@ -42,6 +42,9 @@ WITHOUT = {
 """Settings that are no options of a verb, or that it words for itself."""
 
 
+_HISTORY = " The others are history, kept for comparison."
+
+
 def options_of(verb: str) -> list[click.Option]:
     """Return the options of a verb."""
     kind, words = VERBS[verb]
@@ -92,7 +95,8 @@ def _option(setting: Setting, words: Mapping[str, str]) -> click.Option:
         required=setting.default is NoDefault.REQUIRED,
         help=f"{setting.description[:1].upper()}{setting.description[1:]}"
         + ("; may be repeated." if setting.many else ".")
-        + (f" [default: {default}]" if default else ""),
+        + (f" [default: {default}]" if default else "")
+        + (_HISTORY if setting.table is not None and len(setting.table.current) < len(setting.table) else ""),
     )
 
 

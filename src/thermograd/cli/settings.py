@@ -11,16 +11,21 @@ from thermograd.errors import InputError, nearest
 @click.option("--markdown", is_flag=True, help="Print the settings of a run as docs/settings.md holds them.")
 @json_option
 def settings(name: str | None, markdown: bool, as_json: bool) -> None:
-    """Print every setting of a run, of one group of them (training), or of a verb (evaluate).
+    """Print every setting of a run, of one group of them (training), of a verb (evaluate), or the names it can take.
 
     Settings of a run are given as --group.name VALUE to `train`, or in a file.
     """
     from thermograd.cli.options import VERBS, WITHOUT
-    from thermograd.config.describe import markdown_table, settings_table
+    from thermograd.config.describe import markdown_table, settings_of, settings_table
     from thermograd.config.schema import RunConfig
 
     if markdown:
         click.echo(markdown_table(RunConfig))
+        return
+    named = {setting.name: setting.table for setting in settings_of(RunConfig) if setting.table is not None}
+    if name in named:
+        kinds = [(each, facts.in_words) for each, facts in named[name].items()]
+        emit({"names": dict(kinds)}, as_json, lambda: print_table(name, ("name", "what it is"), kinds))
         return
     rows = settings_table(RunConfig)
     groups = list(dict.fromkeys(row[0].split(".")[0] for row in rows))

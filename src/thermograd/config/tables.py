@@ -23,6 +23,11 @@ class Facts:
     summary: str = ""
     history: bool = False
 
+    @property
+    def in_words(self) -> str:
+        """Return the summary, marked where the algorithm is history."""
+        return f"{self.summary}{' (history: kept for comparison)' * self.history}"
+
 
 F = TypeVar("F", bound=Facts)
 T = TypeVar("T")
@@ -120,9 +125,7 @@ class Table(Mapping[str, F], Generic[F]):
     @property
     def help(self) -> str:
         """Return one line that says what each is."""
-        return "; ".join(
-            f"{name}: {facts.summary}{' (history)' if facts.history else ''}" for name, facts in self.items()
-        )
+        return "; ".join(f"{name}: {facts.in_words}" for name, facts in self.items())
 
 
 class Made(Mapping[str, T], Generic[T]):

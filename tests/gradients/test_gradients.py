@@ -14,13 +14,13 @@ from torch import Tensor
 
 from thermograd.errors import InputError
 from thermograd.gradients.backward import learning_gradient
+from thermograd.gradients.noise import compute_noisy_weights
 from thermograd.gradients.rules import (
     ESTIMATORS,
     PRIOR_RULES,
     Estimator,
     PriorRule,
     Weights,
-    compute_noisy_weights,
     compute_weights,
 )
 from thermograd.ladders.ladder import Ladder

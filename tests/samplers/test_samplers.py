@@ -203,6 +203,15 @@ def test_a_target_acceptance_outside_0_and_1_is_refused(kind: type[MALA | Random
         kind(0.1, target_acceptance=1.5)
 
 
+def test_a_kernel_derived_from_ula_steps_in_its_own_way_on_the_prior():
+    class Still(ULA):
+        def step(self, target, state, t, generator):
+            return state, Info(torch.ones_like(state.log_prior))
+
+    start = torch.randn(5, 1, generator=seeded(3), dtype=torch.float64)
+    assert torch.equal(sample_prior(prior_only(), Still(0.4), 3, start, seeded(4)).latents, start)
+
+
 @pytest.mark.parametrize("target", [0.3, None])
 def test_the_step_sizes_of_any_kernel_with_a_target_acceptance_adapt(target: float | None):
     model, x = linear(num_images=64)

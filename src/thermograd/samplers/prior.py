@@ -98,7 +98,7 @@ def sample_prior(
         return _tempered_prior(model, kernel, num_steps, start, generator)
     if start.dim() != 2:
         raise InputError(f"`start` must be (M0, d), or (K, M0, d) with a ladder, got {tuple(start.shape)}.")
-    if isinstance(kernel, ULA):
+    if type(kernel) is ULA:  # a kernel derived from it may step in another way
         return _short_run_prior(model, kernel, num_steps, start, generator)
     target = Target(model)
     state = kernel.init(target, start)

@@ -20,8 +20,9 @@ from thermograd.config.schema import LearningConfig, RunConfig
 from thermograd.config.sections import fewest_chains
 from thermograd.data import batch_order
 from thermograd.errors import InputError, RunError
+from thermograd.gradients.noise import compute_noisy_weights
 from thermograd.gradients.reference import Reference
-from thermograd.gradients.rules import ESTIMATORS, PRIOR_RULES, Weights, compute_noisy_weights
+from thermograd.gradients.rules import ESTIMATORS, PRIOR_RULES, Weights
 from thermograd.gradients.variance import Measurement, Rule, make_rule, measure_gradients
 from thermograd.ladders.ladder import Ladder, LadderSampler
 from thermograd.models.latent_model import LatentModel

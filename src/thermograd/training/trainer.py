@@ -15,11 +15,11 @@ from torch.optim.swa_utils import AveragedModel
 
 from thermograd.config.schema import LearningConfig
 from thermograd.gradients.backward import learning_gradient
+from thermograd.gradients.noise import compute_noisy_weights
 from thermograd.gradients.rules import (
     ESTIMATORS,
     PRIOR_RULES,
     Weights,
-    compute_noisy_weights,
     compute_weights,
 )
 from thermograd.ladders.diagnostics import ladder_warnings

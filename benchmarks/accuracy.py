@@ -16,7 +16,9 @@ from torch import Tensor
 from thermograd.config.resolve import resolve
 from thermograd.gradients.backward import learning_gradient
 from thermograd.gradients.rules import ESTIMATORS, PRIOR_RULES, compute_weights
-from thermograd.ladders.ladder import Ladder, LadderInfo, LadderSampler
+from thermograd.ladders.ladder import Ladder
+from thermograd.ladders.record import LadderInfo
+from thermograd.ladders.sampler import LadderSampler
 from thermograd.ladders.schedules import power_schedule
 from thermograd.models.latent_ebm import LatentEBM
 from thermograd.runs.run import load_run

@@ -25,7 +25,9 @@ from thermograd.gradients.multistate import state_weights
 from thermograd.gradients.rules import Weights
 from thermograd.gradients.stein import stein_weights
 from thermograd.ladders.diagnostics import r_hat
-from thermograd.ladders.ladder import Ladder, LadderSampler, LadderTrace
+from thermograd.ladders.ladder import Ladder
+from thermograd.ladders.record import LadderTrace
+from thermograd.ladders.sampler import LadderSampler
 from thermograd.ladders.schedules import geometric_schedule
 from thermograd.models.latent_model import LatentModel
 from thermograd.runs.run import load_run

@@ -18,8 +18,8 @@ from torch import Tensor
 from thermograd.evidence import Evidence, EvidenceSettings, estimate_evidence
 from thermograd.evidence.modes import INFLATION, find_modes, mixture_at_modes
 from thermograd.evidence.prior import run_prior
+from thermograd.ladders.adapted import next_temperature
 from thermograd.ladders.diagnostics import r_hat
-from thermograd.ladders.schedules import next_temperature
 from thermograd.models.latent_model import LatentModel
 from thermograd.models.separated_modes import separated_modes
 from thermograd.runs.run import load_run

@@ -6,7 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from thermograd.ladders.ladder import Bottom, Ladder, LadderInfo, LadderSampler, LadderTrace
+from thermograd.ladders.ladder import Ladder
+from thermograd.ladders.record import LadderInfo, LadderTrace
+from thermograd.ladders.sampler import Bottom, LadderSampler
 from thermograd.models.latent_model import LatentModel
 
 

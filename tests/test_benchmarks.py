@@ -16,8 +16,9 @@ from thermograd.config.resolve import resolve
 from thermograd.config.schema import RunConfig
 from thermograd.gradients.backward import learning_gradient
 from thermograd.gradients.rules import ESTIMATORS, PRIOR_RULES, compute_weights
-from thermograd.ladders.ladder import Bottom, Ladder, LadderSampler
+from thermograd.ladders.ladder import Ladder
 from thermograd.ladders.quadrature import trapezoid_weights
+from thermograd.ladders.sampler import Bottom, LadderSampler
 from thermograd.ladders.schedules import power_schedule
 from thermograd.machine import keep_freed_memory, peak_memory
 from thermograd.models.generator import (

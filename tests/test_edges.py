@@ -9,7 +9,7 @@ from thermograd.gradients.backward import learning_gradient
 from thermograd.gradients.moments import _subsets, jackknife
 from thermograd.gradients.reference import ReferenceSettings
 from thermograd.gradients.rules import Weights
-from thermograd.ladders.ladder import LadderTrace
+from thermograd.ladders.record import LadderTrace
 from thermograd.ladders.schedules import check_schedule
 from thermograd.models.linear_gaussian import LinearGaussian
 from thermograd.samplers.mala import MALA

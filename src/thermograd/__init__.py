@@ -15,17 +15,17 @@ from typing import Any
 from thermograd.version import __version__
 
 _ROOMS: dict[str, tuple[str, ...]] = {
-    "api": (
-        *("Run", "load_config", "load_dataset", "load_run", "train", "validate_installation"),
-        *("estimate_evidence", "ladder_gradient", "ladder_weights", "run_study", "sample_ladder"),
-    ),
+    "api.models": ("estimate_evidence", "ladder_gradient", "ladder_weights", "sample_ladder"),
+    "api.runs": ("Run", "load_config", "load_dataset", "load_run", "train"),
+    "api.studies": ("run_study", "validate_installation"),
     "config.plugins": ("register",),
     "errors": ("Caution", "InputError", "RunError"),
     "evidence": ("Evidence", "EvidenceSettings"),
     "gradients.limits": ("Limit",),
     "gradients.rules": ("Estimator", "PriorRule"),
-    "ladders.ladder": ("Ladder", "LadderSampler"),
+    "ladders.ladder": ("Ladder",),
     "ladders.named": ("Schedule",),
+    "ladders.sampler": ("LadderSampler",),
     "ladders.schedules": ("power_schedule",),
     "metrics": ("frechet_distance", "kernel_distance"),
     "models.check": ("check_model",),

@@ -96,7 +96,7 @@ def lists_of_names(source: str) -> list[str]:
 ALLOWED = {
     "training/builder.py": "GENERATORS",
     "ladders/named.py": "SCHEDULES",
-    "ladders/ladder.py": "POSTERIOR_STARTS",  # what a sampler offers; a run adds chains that persist
+    "ladders/sampler.py": "POSTERIOR_STARTS",  # what a sampler offers; a run adds chains that persist
     "reports/style.py": "READY",
 }
 

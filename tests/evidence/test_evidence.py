@@ -28,8 +28,8 @@ from thermograd.evidence.prior import run_prior
 from thermograd.evidence.replicates import Replicates, combine
 from thermograd.evidence.result import log_mean_exp, quantile
 from thermograd.evidence.thermodynamic import _quadrature_error
+from thermograd.ladders.adapted import equal_length_schedule
 from thermograd.ladders.diagnostics import monte_carlo_error
-from thermograd.ladders.ladder import LadderTrace
 from thermograd.ladders.quadrature import (
     corrected_trapezoid,
     left_sum,
@@ -37,7 +37,8 @@ from thermograd.ladders.quadrature import (
     trapezoid,
     trapezoid_weights,
 )
-from thermograd.ladders.schedules import equal_length_schedule, linear_schedule, power_schedule
+from thermograd.ladders.record import LadderTrace
+from thermograd.ladders.schedules import linear_schedule, power_schedule
 from thermograd.ladders.smc import Particles
 from thermograd.models.energy import EnergyNetwork
 from thermograd.models.grid import GridTwin

@@ -11,7 +11,7 @@ from thermograd.gradients import multistate
 from thermograd.gradients.backward import learning_gradient
 from thermograd.gradients.multistate import TOLERANCE, solve_multistate, state_weights
 from thermograd.gradients.rules import Weights
-from thermograd.ladders.ladder import Bottom, LadderSampler
+from thermograd.ladders.sampler import Bottom, LadderSampler
 from thermograd.ladders.schedules import geometric_schedule, power_schedule
 from thermograd.models.linear_gaussian import LinearGaussian
 from thermograd.models.separated_modes import separated_modes

@@ -15,7 +15,7 @@ from thermograd.ladders.diagnostics import (
     quadrature_warnings,
     r_hat,
 )
-from thermograd.ladders.ladder import LadderInfo, LadderState, LadderTrace
+from thermograd.ladders.record import LadderInfo, LadderState, LadderTrace
 from thermograd.samplers.target import ChainState
 
 

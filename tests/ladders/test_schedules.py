@@ -6,11 +6,9 @@ import pytest
 import torch
 
 from thermograd.errors import InputError
+from thermograd.ladders.adapted import RunningMoments, equal_length_schedule, equal_swap_schedule
 from thermograd.ladders.schedules import (
-    RunningMoments,
     check_schedule,
-    equal_length_schedule,
-    equal_swap_schedule,
     geometric_schedule,
     linear_schedule,
     power_schedule,

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from thermograd.errors import InputError
-from thermograd.ladders.schedules import next_temperature
+from thermograd.ladders.adapted import next_temperature
 from thermograd.ladders.smc import conditional_effective_size, run_smc, systematic_resample
 from thermograd.models.linear_gaussian import LinearGaussian
 from thermograd.samplers.target import Target

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from thermograd.errors import InputError
 from thermograd.ladders.diagnostics import effective_sample_size
-from thermograd.ladders.ladder import LadderSampler
+from thermograd.ladders.sampler import LadderSampler
 from thermograd.samplers.covariance import base_covariance, factor_of, learn_from_chains, learnt_covariance
 from thermograd.samplers.langevin import ULA
 from thermograd.samplers.mala import MALA, preconditioned

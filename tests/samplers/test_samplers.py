@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from ladder_runs import run_ladder
 from thermograd.errors import InputError
-from thermograd.ladders.ladder import Ladder, LadderSampler
+from thermograd.ladders.ladder import Ladder
+from thermograd.ladders.sampler import LadderSampler
 from thermograd.models.energy import EnergyNetwork
 from thermograd.models.latent_ebm import LatentEBM
 from thermograd.models.latent_model import LatentModel

@@ -11,8 +11,9 @@ from thermograd.config.schema import RunConfig
 from thermograd.data import batch_order
 from thermograd.errors import InputError, RunError
 from thermograd.gradients.rules import ESTIMATORS, PRIOR_RULES
-from thermograd.ladders.ladder import LadderSampler, LadderState
 from thermograd.ladders.named import make_schedule
+from thermograd.ladders.record import LadderState
+from thermograd.ladders.sampler import LadderSampler
 from thermograd.ladders.schedules import check_schedule
 from thermograd.streams import stream
 from thermograd.training.builder import build_model

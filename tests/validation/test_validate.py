@@ -10,7 +10,7 @@ import torch
 from thermograd.cli import run
 from thermograd.errors import Caution, InputError, RunError
 from thermograd.gradients.rules import ESTIMATORS, PRIOR_RULES
-from thermograd.ladders.ladder import LadderSampler
+from thermograd.ladders.sampler import LadderSampler
 from thermograd.samplers.langevin import ULA
 from thermograd.samplers.mala import MALA
 from thermograd.validation import Settings, Validation, validate

@@ -37,6 +37,8 @@ OPTIONS = (
     "--dry-run",
     "--json",
 )
+SHORT = {"seed": "seed", "epochs": "training.num_epochs"}
+"""Option -> the setting that it is short for."""
 
 
 @click.command(context_settings=OVERRIDES, epilog=f"Presets: {', '.join(preset_names())}.")
@@ -59,14 +61,12 @@ def train(
     preset: str,
     file: Path | None,
     out: Path | None,
-    seed: str | None,
-    epochs: str | None,
-    plugins: tuple[Path, ...],
     data: str | None,
     overwrite: bool,
     no_measure: bool,
     dry_run: bool,
     as_json: bool,
+    **short: Any,
 ) -> None:
     """Train PRESET; any setting can follow as --group.name VALUE.
 
@@ -76,11 +76,11 @@ def train(
     from thermograd.config.resolve import resolve
 
     overrides = parse_overrides(context.args, OPTIONS)
-    for name, value in (("seed", seed), ("training.num_epochs", epochs)):
-        if value is not None:
-            overrides[name] = parse_value(value)
-    if plugins:
-        overrides["plugins"] = [str(plugin) for plugin in plugins]
+    for name, setting in SHORT.items():
+        if short[name] is not None:
+            overrides[setting] = parse_value(short[name])
+    if short["plugins"]:
+        overrides["plugins"] = [str(plugin) for plugin in short["plugins"]]
     if data is not None:
         if not data:
             raise InputError("`--data` must be a file or a folder, got ''.")

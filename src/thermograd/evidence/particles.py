@@ -17,7 +17,7 @@ from thermograd.evidence.modes import (
 from thermograd.evidence.prior import Prior
 from thermograd.evidence.replicates import Replicates
 from thermograd.evidence.result import log_mean_exp
-from thermograd.ladders.schedules import next_temperature
+from thermograd.ladders.adapted import next_temperature
 from thermograd.ladders.smc import SMALLEST_NUMBER, Particles, run_smc, systematic_resample, take
 from thermograd.models.latent_model import LatentModel
 from thermograd.samplers.mala import MALA

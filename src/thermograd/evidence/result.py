@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from thermograd.errors import Caution, InputError
-from thermograd.ladders.ladder import LadderTrace
+from thermograd.ladders.record import LadderTrace
 
 if TYPE_CHECKING:
     import pandas

@@ -12,8 +12,10 @@ from thermograd.evidence.replicates import Replicates
 from thermograd.evidence.result import Estimate
 from thermograd.evidence.stepping_stone import SPREAD_LIMIT, exponent_spread, stepping_stone
 from thermograd.evidence.thermodynamic import thermodynamic_integration
-from thermograd.ladders.ladder import LadderInfo, LadderSampler, LadderTrace
-from thermograd.ladders.schedules import equal_length_schedule, power_schedule
+from thermograd.ladders.adapted import equal_length_schedule
+from thermograd.ladders.record import LadderInfo, LadderTrace
+from thermograd.ladders.sampler import LadderSampler
+from thermograd.ladders.schedules import power_schedule
 from thermograd.models.latent_model import LatentModel
 from thermograd.samplers.mala import MALA
 from thermograd.samplers.target import Target

@@ -16,7 +16,7 @@ from torch import Tensor
 from thermograd.errors import Caution
 from thermograd.evidence.result import Estimate, checked_trace, log_mean_exp
 from thermograd.ladders.diagnostics import ladder_warnings, monte_carlo_error
-from thermograd.ladders.ladder import LadderInfo, LadderTrace
+from thermograd.ladders.record import LadderInfo, LadderTrace
 from thermograd.samplers.target import columns
 
 SPREAD_LIMIT = 1.5

@@ -23,7 +23,6 @@ from thermograd.errors import InputError
 from thermograd.evidence.control_variates import controlled, stein_functions
 from thermograd.evidence.result import Estimate, checked_trace
 from thermograd.ladders.diagnostics import ladder_warnings, monte_carlo_error, quadrature_warnings
-from thermograd.ladders.ladder import LadderInfo, LadderTrace
 from thermograd.ladders.quadrature import (
     corrected_trapezoid,
     left_sum,
@@ -32,6 +31,7 @@ from thermograd.ladders.quadrature import (
     right_weights,
     trapezoid_weights,
 )
+from thermograd.ladders.record import LadderInfo, LadderTrace
 from thermograd.samplers.target import columns
 
 Rule = Literal["trapezoid", "corrected", "left", "right"]

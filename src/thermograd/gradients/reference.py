@@ -17,7 +17,8 @@ from thermograd.gradients.backward import learning_gradient
 from thermograd.gradients.moments import Spread
 from thermograd.gradients.rules import ESTIMATORS, PRIOR_RULES, compute_weights
 from thermograd.ladders.diagnostics import ladder_warnings, r_hat
-from thermograd.ladders.ladder import LadderSampler, LadderTrace
+from thermograd.ladders.record import LadderTrace
+from thermograd.ladders.sampler import LadderSampler
 from thermograd.ladders.schedules import power_schedule
 from thermograd.models.latent_model import LatentModel
 from thermograd.samplers.mala import MALA

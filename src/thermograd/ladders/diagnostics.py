@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from thermograd.errors import Caution, InputError
-from thermograd.ladders.ladder import LadderInfo, LadderTrace
+from thermograd.ladders.record import LadderInfo, LadderTrace
 
 R_HAT_LIMIT = 1.1
 SWAP_RATE_LIMIT = 0.05

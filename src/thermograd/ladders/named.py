@@ -11,10 +11,9 @@ from thermograd.config.names import ScheduleFacts
 from thermograd.config.sections import ScheduleConfig
 from thermograd.config.tables import Made, Table
 from thermograd.errors import InputError
+from thermograd.ladders.adapted import equal_length_schedule, equal_swap_schedule
 from thermograd.ladders.schedules import (
     check_schedule,
-    equal_length_schedule,
-    equal_swap_schedule,
     geometric_schedule,
     linear_schedule,
     power_schedule,

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from thermograd.errors import InputError, check_positive
-from thermograd.ladders.schedules import next_temperature
+from thermograd.ladders.adapted import next_temperature
 from thermograd.samplers.mala import MALA
 from thermograd.samplers.target import ChainState, Target
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from thermograd.ladders.ladder import LadderSampler
+from thermograd.ladders.sampler import LadderSampler
 from thermograd.models.linear_gaussian import LinearGaussian
 from thermograd.samplers.kernel import Kernel
 from thermograd.samplers.target import ChainState, Target

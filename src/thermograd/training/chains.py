@@ -21,9 +21,11 @@ from torch import Tensor
 from thermograd.config.schema import LearningConfig
 from thermograd.errors import Caution, InputError
 from thermograd.gradients.rules import ESTIMATORS, PRIOR_RULES
-from thermograd.ladders.ladder import Bottom, Ladder, LadderInfo, LadderSampler
+from thermograd.ladders.adapted import RunningMoments
+from thermograd.ladders.ladder import Ladder
 from thermograd.ladders.named import SCHEDULES, make_schedule
-from thermograd.ladders.schedules import RunningMoments
+from thermograd.ladders.record import LadderInfo
+from thermograd.ladders.sampler import Bottom, LadderSampler
 from thermograd.models.latent_model import LatentModel
 from thermograd.samplers.covariance import base_covariance, learn_from_chains
 from thermograd.samplers.kernel import adapted_step_size

@@ -24,7 +24,8 @@ from thermograd.gradients.noise import compute_noisy_weights
 from thermograd.gradients.reference import Reference
 from thermograd.gradients.rules import ESTIMATORS, PRIOR_RULES, Weights
 from thermograd.gradients.variance import Measurement, Rule, make_rule, measure_gradients
-from thermograd.ladders.ladder import Ladder, LadderSampler
+from thermograd.ladders.ladder import Ladder
+from thermograd.ladders.sampler import LadderSampler
 from thermograd.models.latent_model import LatentModel
 from thermograd.samplers.named import make_kernel
 from thermograd.streams import stream, stream_seed

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from thermograd.ladders.ladder import Ladder, LadderSampler
+from thermograd.ladders.ladder import Ladder
+from thermograd.ladders.sampler import LadderSampler
 from thermograd.ladders.schedules import power_schedule
 from thermograd.models.latent_ebm import LatentEBM
 from thermograd.models.latent_model import LatentModel
@@ -13,6 +14,9 @@ from thermograd.samplers.mala import MALA
 from thermograd.samplers.named import make_kernel
 from thermograd.samplers.prior import PriorSource, sample_prior
 from thermograd.streams import stream
+
+NUM_RUNGS, POWER, NUM_STEPS = 8, 3.0, 50
+"""Of the ladder (k/N)^p for posteriors without stored chains; as many steps before draws are kept as after."""
 
 
 @dataclass(frozen=True)
@@ -61,18 +65,7 @@ def sample_images(
 
 
 def sample_posterior(
-    model: LatentModel,
-    x: Tensor,
-    seed: int,
-    *,
-    num_rungs: int = 8,
-    power: float = 3.0,
-    num_chains: int = 1,
-    num_burn_in: int = 50,
-    num_steps: int = 50,
-    step_size: float = 0.1,
-    chunk_size: int | None = None,
-    step: int = 0,
+    model: LatentModel, x: Tensor, seed: int, *, step_size: float = 0.1, step: int = 0
 ) -> Ladder:
     """Sample the posterior of images that have no stored chains: MALA with replica exchange from the base distribution.
 
@@ -84,22 +77,14 @@ def sample_posterior(
         model: the model.
         x: images (B, C, H, W), as the likelihood takes them.
         seed: of the stream "evaluation-posterior".
-        num_rungs: K of the ladder.
-        power: p of its schedule.
-        num_chains: M.
-        num_burn_in: steps before, on every rung.
-        num_steps: steps after, on every rung.
         step_size: h with which adaptation begins.
-        chunk_size: the most latents evaluated at once.
         step: counter of the stream, e.g. of the first image of a batch.
 
     Returns:
-        The ladder; the posterior's draws are on its last rung.
+        The ladder of one chain per rung and image; the posterior's draws are on its last rung.
     """
     generator = stream(seed, "evaluation-posterior", step, x.device)
-    sampler = LadderSampler(
-        power_schedule(num_rungs, power), MALA(step_size), num_chains, exchange=True, chunk_size=chunk_size
-    )
+    sampler = LadderSampler(power_schedule(NUM_RUNGS, POWER), MALA(step_size), exchange=True)
     state = sampler.start(model, x, generator)
-    sampler, state = sampler.adapt(model, x, state, num_burn_in, generator)
-    return sampler.run(model, x, state, num_steps, generator)[0]
+    sampler, state = sampler.adapt(model, x, state, NUM_STEPS, generator)
+    return sampler.run(model, x, state, NUM_STEPS, generator)[0]

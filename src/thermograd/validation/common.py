@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from thermograd.errors import Caution, InputError
-from thermograd.ladders.ladder import Ladder, LadderTrace
+from thermograd.ladders.ladder import Ladder
+from thermograd.ladders.record import LadderTrace
 from thermograd.models.linear_gaussian import LinearGaussian
 
 NUM_RUNGS = 11

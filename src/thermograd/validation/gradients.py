@@ -12,7 +12,8 @@ from torch import Tensor
 
 from thermograd.gradients.backward import learning_gradient
 from thermograd.gradients.rules import ESTIMATORS, PRIOR_RULES, Estimator, PriorRule, compute_weights
-from thermograd.ladders.ladder import Ladder, LadderSampler
+from thermograd.ladders.ladder import Ladder
+from thermograd.ladders.sampler import LadderSampler
 from thermograd.ladders.schedules import power_schedule
 from thermograd.models.linear_gaussian import LinearGaussian
 from thermograd.samplers.langevin import ULA

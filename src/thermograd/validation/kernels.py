@@ -11,7 +11,7 @@ from torch import Tensor
 from thermograd.config import names
 from thermograd.errors import Caution, RunError
 from thermograd.ladders.diagnostics import ladder_warnings, monte_carlo_error
-from thermograd.ladders.ladder import LadderSampler
+from thermograd.ladders.sampler import LadderSampler
 from thermograd.ladders.schedules import power_schedule
 from thermograd.models.linear_gaussian import LinearGaussian
 from thermograd.samplers.langevin import ULA

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from thermograd.gradients.backward import learning_gradient
 from thermograd.gradients.rules import ESTIMATORS, PRIOR_RULES, compute_weights
-from thermograd.ladders.ladder import Ladder, LadderSampler
+from thermograd.ladders.ladder import Ladder
+from thermograd.ladders.sampler import LadderSampler
 from thermograd.ladders.schedules import geometric_schedule
 from thermograd.models.separated_modes import separated_modes
 from thermograd.samplers.mala import MALA

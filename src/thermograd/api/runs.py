@@ -1,38 +1,29 @@
-"""What the door offers beside the rooms' own functions: runs as objects, and checks of a user's model and images."""
+"""Runs as objects: load a config and images, train, and ask a run for all it can tell."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
-from thermograd import evidence
+from thermograd.api.models import estimate_evidence
 from thermograd.config import resolve as settings_of
 from thermograd.config.resolve import resolve
 from thermograd.config.schema import RunConfig
 from thermograd.data import ImageDataset, first_images, load_user_images
 from thermograd.data import load_dataset as load_named
-from thermograd.errors import InputError, RunError
+from thermograd.errors import InputError
 from thermograd.evaluation.clock import train_measured
 from thermograd.evaluation.evaluate import evaluate_run
 from thermograd.evaluation.records import Record
 from thermograd.evaluation.settings import EvaluationSettings
 from thermograd.evaluation.variance import VarianceSettings, variance_of_run
-from thermograd.gradients.backward import learning_gradient
-from thermograd.gradients.rules import ESTIMATORS, PRIOR_RULES, Weights, compute_weights
-from thermograd.ladders import ladder as ladders
-from thermograd.models.check import check_model
-from thermograd.models.latent_model import LatentModel
+from thermograd.evidence import Evidence
 from thermograd.runs import run as runs
 from thermograd.runs.folder import read_metrics
 from thermograd.runs.train import OnStep, train_run
-from thermograd.study import clusters, engine, load_study, read_study_file, write_tables
-from thermograd.study.folder import is_done, make_study
-from thermograd.study.work import prepare_features
 from thermograd.training.builder import batch_images
 from thermograd.training.samples import Samples, sample_images, sample_posterior
-from thermograd.validation import Settings, Validation, validate
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -79,9 +70,6 @@ def load_dataset(name: str | Path, split: str = "train", num_images: int | None 
     return load_named(str(name), split, num_images=num_images)
 
 
-# --- runs ---
-
-
 class Run(runs.Run):
     """A run that was trained: its folder, config and model, and all that can be asked of it.
 
@@ -125,7 +113,7 @@ class Run(runs.Run):
         """Measure the run on a split and keep the record; `settings` are fields of `EvaluationSettings`."""
         return evaluate_run(self, settings_of.validate(EvaluationSettings, settings))
 
-    def evidence(self, split: str = "test", num_images: int = 100, **settings: Any) -> evidence.Evidence:
+    def evidence(self, split: str = "test", num_images: int = 100, **settings: Any) -> Evidence:
         """Estimate log p(x) of the first images of a split, each with its error."""
         return estimate_evidence(self.model, self.images(split, num_images), **settings)
 
@@ -215,180 +203,3 @@ def train(
         should_stop=should_stop,
     )
     return load_run(folder)
-
-
-# --- any model ---
-
-
-def estimate_evidence(model: LatentModel, x: Tensor, **options: Any) -> evidence.Evidence:
-    """Estimate log p(x) of each image by independent repeats, with an interval, a range or a lower bound.
-
-    Args:
-        model: any `LatentModel`.
-        x: images (B, *image_shape), as the likelihood takes them.
-        options: of `thermograd.evidence.estimate_evidence`; `generator` is a seeded one where it is left out.
-
-    Raises:
-        InputError: a model or images that do not pass the check at the door, or an option at fault.
-
-    Example:
-        >>> twin = tg.LinearGaussian.random(2, 8, noise_std=0.5, weight_scale=0.5, seed=0)
-        >>> x = twin.sample_images(8, torch.Generator().manual_seed(1))
-        >>> found = tg.estimate_evidence(twin, x)
-        >>> bool(((found.log_evidence - twin.log_evidence(x)).abs() < 1).all())
-        True
-    """
-    check_model(model, x)
-    options.setdefault("generator", torch.Generator(x.device).manual_seed(0))
-    return evidence.estimate_evidence(model, x, **options)
-
-
-def sample_ladder(
-    model: LatentModel, x: Tensor, inverse_temperatures: Tensor, generator: torch.Generator, **options: Any
-) -> tuple[ladders.Ladder, ladders.LadderInfo, ladders.LadderTrace]:
-    """Sample the power posteriors of images on every rung of a ladder.
-
-    Args:
-        model: any `LatentModel`.
-        x: images (B, *image_shape), as the likelihood takes them.
-        inverse_temperatures: (K,) or (K, B), e.g. `power_schedule(8, 3.0)`.
-        generator: source of all randomness.
-        options: of `thermograd.ladders.ladder.sample_ladder`: kernel, num_chains, num_steps, num_burn_in, exchange.
-
-    Returns:
-        Where the chains stand at the end, what happened, and every step with its latents and scores.
-
-    Raises:
-        InputError: a model or images that do not pass the check at the door, or an option at fault.
-
-    Example:
-        >>> twin = tg.LinearGaussian.random(2, 8, noise_std=0.5, weight_scale=0.5, seed=0)
-        >>> x = twin.sample_images(4, torch.Generator().manual_seed(1))
-        >>> ladder, info, trace = tg.sample_ladder(twin, x, tg.power_schedule(5, 3.0), torch.Generator())
-        >>> trace.log_likelihood.shape
-        torch.Size([100, 5, 2, 4])
-    """
-    check_model(model, x)
-    return ladders.sample_ladder(model, x, inverse_temperatures, generator, **options)
-
-
-def ladder_gradient(
-    model: LatentModel,
-    x: Tensor,
-    ladder: ladders.Ladder,
-    estimator: str = "maximum-likelihood",
-    prior_rule: str = "contrast",
-    chunk_size: int | None = 1024,
-) -> dict[str, Tensor]:
-    """Return an estimate of the gradient of the batch's mean log p(x) from the draws of a ladder.
-
-    Args:
-        model: the model whose parameters are differentiated.
-        x: images (B, *image_shape).
-        ladder: draws, held fixed.
-        estimator: a rule of weights for the generator.
-        prior_rule: a rule of weights for the prior.
-        chunk_size: the most latents in one backward pass; it bounds memory.
-
-    Returns:
-        For each parameter's name its gradient, in nats per image: the direction in which log p(x) rises.
-
-    Raises:
-        InputError: an unknown rule, or a ladder that it cannot read.
-
-    Example:
-        >>> twin = tg.LinearGaussian.random(2, 8, noise_std=0.5, weight_scale=0.5, seed=0)
-        >>> x = twin.sample_images(4, torch.Generator().manual_seed(1))
-        >>> ladder, _, _ = tg.sample_ladder(twin, x, tg.power_schedule(5, 3.0), torch.Generator())
-        >>> sorted(tg.ladder_gradient(twin, x, ladder))
-        ['bias', 'weight']
-    """
-    return learning_gradient(model, x, ladder, ladder_weights(ladder, estimator, prior_rule), chunk_size)
-
-
-def ladder_weights(
-    ladder: ladders.Ladder, estimator: str = "maximum-likelihood", prior_rule: str = "contrast"
-) -> Weights:
-    """Return the weights that an estimator and a prior rule give the draws of a ladder.
-
-    Args:
-        ladder: draws.
-        estimator: a rule of weights for the generator.
-        prior_rule: a rule of weights for the prior.
-
-    Returns:
-        `log_likelihood` W and `energy` V, both (K, M, B), and `shared_energy` U (M0,) or None.
-
-    Raises:
-        InputError: an unknown rule, or a ladder that it cannot read.
-
-    Example:
-        >>> twin = tg.LinearGaussian.random(2, 8, noise_std=0.5, weight_scale=0.5, seed=0)
-        >>> x = twin.sample_images(4, torch.Generator().manual_seed(1))
-        >>> ladder, _, _ = tg.sample_ladder(twin, x, tg.power_schedule(5, 3.0), torch.Generator())
-        >>> round(float(tg.ladder_weights(ladder).log_likelihood.sum()), 6)
-        1.0
-    """
-    for name, value, known in (("estimator", estimator, ESTIMATORS), ("prior_rule", prior_rule, PRIOR_RULES)):
-        if value not in known:
-            raise InputError(f"`{name}` must be one of {', '.join(known)}, got {value!r}.")
-    return compute_weights(ladder, ESTIMATORS[estimator], PRIOR_RULES[prior_rule])
-
-
-def validate_installation(**settings: Any) -> Validation:
-    """Check every kernel, evidence method and estimator against exact values, on this machine.
-
-    Args:
-        settings: size of the closed-form model and of what is drawn, as `thermograd validate` takes them.
-
-    Returns:
-        Tables of bias, chance and error, and the checks that failed.
-
-    Raises:
-        InputError: a setting out of range.
-
-    Example:
-        >>> small = {"latent_dim": 3, "num_pixels": 8, "noise_std": 0.5, "weight_scale": 0.5, "num_images": 8}
-        >>> tg.validate_installation(**small, num_repeats=10).failures
-        []
-    """
-    return validate(Settings(**settings))
-
-
-def run_study(
-    file: Path | str,
-    out: Path | str | None = None,
-    *,
-    num_workers: int | None = None,
-    max_attempts: int = 2,
-    on_event: Callable[[str], None] = lambda line: None,
-) -> "pd.DataFrame":
-    """Bring every run of a study file to its end on this machine, and return the table.
-
-    Args:
-        file: a study file, or the name of a ready one.
-        out: the study folder; None for studies/NAME.
-        num_workers: processes; None for as many as the cores have room for.
-        max_attempts: times that a run may fail of itself.
-        on_event: called with a line for the user.
-
-    Returns:
-        One row per run, step and split, as `load_study` gives it.
-
-    Raises:
-        InputError: a study file at fault, or a folder of another study.
-        RunError: runs that failed for good; the others are done.
-
-    Example:
-        >>> table = tg.run_study("quick", "studies/example", num_workers=1)  # doctest: +SKIP
-    """
-    described = read_study_file(Path(file))
-    folder = make_study(described, Path("studies") / described.name if out is None else Path(out))
-    if not all(is_done(folder.run_folder(each.identity)) for each in folder.runs):
-        prepare_features(folder)
-        with clusters.local_client(num_workers or clusters.default_num_workers(folder, 0)) as (client, _):
-            causes = engine.run_study(folder, client, max_attempts=max_attempts, on_event=on_event)
-        if causes:
-            raise RunError(f"{len(causes)} runs failed: {'; '.join(causes.values())}")
-    write_tables(folder.path)
-    return load_study(folder.path)

@@ -1,0 +1,1 @@
+"""What the door offers beside the rooms' own functions: runs, any model, and whole studies."""

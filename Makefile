@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO ?= runs/demo
 
-.PHONY: demo test bench lint install clean
+.PHONY: demo test bench lint docs install clean
 .DELETE_ON_ERROR:
 
 install: .venv/.installed
@@ -29,5 +29,12 @@ lint: install  ## format, lint and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+.venv/.docs: .venv/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	@touch $@
+
+docs: .venv/.docs  ## the documentation site, in site/; warnings are errors
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --fresh-env -c docs . site
+
 clean:
-	rm -rf .venv runs
+	rm -rf .venv runs site

@@ -29,10 +29,8 @@ from thermograd.gradients.rules import (
 from thermograd.ladders import ladder as ladder_module
 from thermograd.samplers import langevin as langevin_module
 from thermograd.samplers import prior as prior_module
-from thermograd.samplers.kernel import select
 from thermograd.samplers.mala import MALA
 from thermograd.samplers.replica_exchange import exchange
-from thermograd.samplers.target import Info
 from thermograd.testing import means, weights
 from thermograd.testing.exact_ladders import SCHEDULE, exact_ladder, make_case
 from thermograd.training.optimiser import CleanAdam
@@ -268,14 +266,12 @@ def test_langevin_with_another_drift_is_seen(monkeypatch, factor):
 
 
 def test_an_inverted_ratio_is_seen(monkeypatch):
-    def inverted(self, target, state, t, generator):
-        proposal = target.evaluate(langevin_module.langevin_proposal(state, t, self.step_size, generator))
-        log_ratio = state.log_density(t) - proposal.log_density(t)
-        log_ratio += self._log_proposal(state, proposal, t) - self._log_proposal(proposal, state, t)
-        uniform = torch.rand(log_ratio.shape, generator=generator, dtype=log_ratio.dtype)
-        return select(uniform.log() < log_ratio, proposal, state), Info(log_ratio.clamp(max=0).exp())
+    right = MALA.accept
 
-    monkeypatch.setattr(MALA, "step", inverted)
+    def inverted(state, proposal, log_ratio, generator):
+        return right(state, proposal, -log_ratio, generator)
+
+    monkeypatch.setattr(MALA, "accept", staticmethod(inverted))
     with pytest.raises(AssertionError):
         test_samplers.test_mala_is_exact_on_a_normal(0.8)
 

@@ -89,18 +89,15 @@ def test_mala_with_any_covariance_leaves_power_posteriors_invariant(step_size):
 @pytest.mark.parametrize("mistake", ["factor", "drift"])
 def test_a_proposal_density_without_its_factor_or_drift_is_seen(mistake, monkeypatch):
     """The mistakes that leave MALA with a covariance wrong, put in."""
-    right = MALA._log_proposal
+    right = MALA._log_proposal_ratio
 
-    def plain(self, source, destination, t):
-        return right(MALA(self.step_size), source, destination, t)
+    def plain(self, noise, move, score):
+        return right(self, noise, (self.factor @ move.unsqueeze(-1)).squeeze(-1), score)
 
-    def drift(self, source, destination, t):
-        far = source._replace(
-            prior_score=0 * source.prior_score, likelihood_score=0 * source.likelihood_score
-        )
-        return right(self, far, destination, t)
+    def drift(self, noise, move, score):
+        return right(self, noise, move, 0 * score)
 
-    monkeypatch.setattr(MALA, "_log_proposal", {"factor": plain, "drift": drift}[mistake])
+    monkeypatch.setattr(MALA, "_log_proposal_ratio", {"factor": plain, "drift": drift}[mistake])
     with pytest.raises(AssertionError):
         assert_moments(*moved(MALA(1.0, factor=FACTOR)))
 

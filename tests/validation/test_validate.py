@@ -121,7 +121,7 @@ def test_a_wrong_prior_rule_fails(monkeypatch, name):
 
 def test_a_wrong_kernel_fails(monkeypatch):
     """The proposal's density left out of the ratio."""
-    monkeypatch.setattr(MALA, "_log_proposal", lambda self, source, destination, t: 0.0)
+    monkeypatch.setattr(MALA, "_log_proposal_ratio", lambda self, noise, move, score: 0.0)
     twin, x = small_twin()
     assert len(failures(kernel_rows(twin, x[:8], SMALL, []))) == 2
 

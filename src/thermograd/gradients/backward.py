@@ -1,5 +1,7 @@
 """From weights to a gradient: one weighted backward pass, whatever the estimator."""
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
@@ -11,7 +13,12 @@ from thermograd.samplers.target import chunks
 
 @torch.enable_grad()
 def learning_gradient(
-    model: LatentModel, x: Tensor, ladder: Ladder, weights: Weights, chunk_size: int | None = None
+    model: LatentModel,
+    x: Tensor,
+    ladder: Ladder,
+    weights: Weights,
+    chunk_size: int | None = None,
+    names: Iterable[str] | None = None,
 ) -> dict[str, Tensor]:
     """Return the estimate of the gradient of the batch's mean log p(x), by one weighted backward pass.
 
@@ -21,12 +28,15 @@ def learning_gradient(
         ladder: draws, held fixed.
         weights: what `compute_weights` made of the ladder.
         chunk_size: the most latents in one pass; gradients of the chunks add up.
+        names: of the parameters that are wanted; None for all.
 
     Returns:
-        For each parameter's name its gradient, in nats per image: the direction in which log p(x) rises. A parameter
-        that nothing depends on gets zeros.
+        For the name of each wanted parameter its gradient, in nats per image: the direction in which log p(x) rises. A
+        parameter that nothing depends on gets zeros.
     """
     parameters = dict(model.named_parameters())
+    if names is not None:
+        parameters = {name: parameters[name] for name in names}
     total = {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
 
     def accumulate(value: Tensor) -> None:

@@ -20,7 +20,6 @@ from torch import Tensor
 from thermograd.errors import InputError
 from thermograd.samplers.covariance import factor_of
 from thermograd.samplers.kernel import Kernel
-from thermograd.samplers.langevin import langevin_move, langevin_proposal
 from thermograd.samplers.target import ChainState, Info, Target
 
 
@@ -63,29 +62,30 @@ class MALA(Kernel):
         self, target: Target, state: ChainState, t: Tensor, generator: torch.Generator
     ) -> tuple[ChainState, Info]:
         """Take one step at inverse temperatures t, which broadcast against the chains' axes."""
-        proposal = target.evaluate(self._propose(state, t, generator))
+        h = self._column(state.position)
+        noise = torch.randn(state.position.shape, generator=generator, dtype=h.dtype, device=h.device)
+        move = h * (noise + (h / 2) * self._whitened_score(state, t))
+        step = move if self.factor is None else (self.factor @ move.unsqueeze(-1)).squeeze(-1)
+        proposal = target.evaluate(state.position + step)
         log_ratio = proposal.log_density(t) - state.log_density(t)
-        log_ratio += self._log_proposal(proposal, state, t) - self._log_proposal(state, proposal, t)
+        log_ratio += self._log_proposal_ratio(noise, move, self._whitened_score(proposal, t))
         return self.accept(state, proposal, log_ratio, generator)
 
-    def _propose(self, state: ChainState, t: Tensor, generator: torch.Generator) -> Tensor:
-        if self.factor is None:
-            return langevin_proposal(state, t, self.step_size, generator)
-        nowhere = torch.zeros_like(state.position)
-        move = langevin_move(nowhere, self._whitened_score(state, t), self.step_size, generator)
-        return state.position + (self.factor @ move.unsqueeze(-1)).squeeze(-1)
+    def _log_proposal_ratio(self, noise: Tensor, move: Tensor, score: Tensor) -> Tensor:
+        """Return log q(z|z') - log q(z'|z), (...): the noise that led to z' against the one that would lead back.
 
-    def _log_proposal(self, source: ChainState, destination: ChainState, t: Tensor) -> Tensor:
-        """Return log q(destination | source) up to its constant, (...)."""
-        h = torch.as_tensor(self.step_size, dtype=source.position.dtype, device=source.position.device)
-        drift = (h.square() / 2).unsqueeze(-1)
-        if self.factor is None:
-            miss = destination.position - (source.position + drift * source.score(t))
-        else:
-            move = (destination.position - source.position).unsqueeze(-1)
-            move = torch.linalg.solve_triangular(self.factor, move, upper=False).squeeze(-1)
-            miss = move - drift * self._whitened_score(source, t)
-        return -miss.square().sum(-1) / (2 * h.square())
+        Args:
+            noise: ξ, (..., d).
+            move: L^-1 (z' - z), (..., d).
+            score: L^T ∇ log p_t(z'), (..., d).
+        """
+        h = self._column(move)
+        back = move / h + (h / 2) * score
+        return (noise.square() - back.square()).sum(-1) / 2
+
+    def _column(self, like: Tensor) -> Tensor:
+        """Return the step size as it meets latents, (..., 1)."""
+        return torch.as_tensor(self.step_size, dtype=like.dtype, device=like.device).unsqueeze(-1)
 
     def _whitened_score(self, state: ChainState, t: Tensor) -> Tensor:
         """Return L^T ∇ log p_t, the score in the coordinates L^-1 z, (..., d)."""

@@ -125,15 +125,16 @@ class Trainer:
     ) -> tuple[dict[str, Tensor], dict[str, Tensor] | None]:
         """Return the gradient, and the one without added noise where the optimiser wants it.
 
-        A further update of the energy has no weights on likelihoods, and noise of its own sign.
+        A further update is of the prior alone: it has no weights on likelihoods, and noise of its own sign.
         """
         config = self.config.gradient
         chunk_size = self.config.compute.chunk_size
 
         def backward(weights: Weights) -> dict[str, Tensor]:
-            if update:
-                weights = weights._replace(log_likelihood=torch.zeros_like(weights.log_likelihood))
-            return learning_gradient(self.model, x, ladder, weights, chunk_size)
+            if not update:
+                return learning_gradient(self.model, x, ladder, weights, chunk_size)
+            weights = weights._replace(log_likelihood=torch.zeros_like(weights.log_likelihood))
+            return learning_gradient(self.model, x, ladder, weights, chunk_size, self.groups["prior"])
 
         if not config.noise_multiplier:
             return backward(compute_weights(ladder, self.estimator, self.prior_rule)), None
@@ -152,10 +153,7 @@ class Trainer:
         prior = self.chains.prior.draw(self.model, step, update=update)
         check_draws(replace(draws, prior=prior), self.config.training.largest_latent, step)
         ladder = replace(draws.ladder, prior_latents=prior.latents, prior_score=None)
-        gradient, clean = self._gradient(x, ladder, step, update)
-        names = self.groups["prior"]
-        own = {name: gradient[name] for name in names}
-        self._update(own, None if clean is None else {name: clean[name] for name in names}, step, epoch)
+        self._update(*self._gradient(x, ladder, step, update), step, epoch)
         self.chains.prior.keep(prior)
 
     def _update(
@@ -164,12 +162,16 @@ class Trainer:
         """Move the parameters that a gradient is given of up it, and return lengths of gradients and moves."""
         settings, record = self.config.optimiser, {}
         count_zero_gradients(self.zero_steps, gradient, self.config.training.zero_gradient_steps, step)
-        before = [parameter.detach().clone() for parameter in self.names]
+        groups = {
+            group: [tensor for name, tensor in tensors.items() if name in gradient]
+            for group, tensors in self.groups.items()
+        }
+        before = {group: [p.detach().clone() for p in tensors] for group, tensors in groups.items()}
         for parameter, name in self.names.items():
             parameter.grad = gradient.get(name)
-        for group, tensors in self.groups.items():
+        for group, tensors in groups.items():
             longest = math.inf if settings.clip_norm is None else settings.clip_norm
-            norm = torch.nn.utils.clip_grad_norm_(tensors.values(), longest)
+            norm = torch.nn.utils.clip_grad_norm_(tensors, longest)
             check_finite(f"gradient of the {group}", norm, step)
             record[f"gradient_norm_{group}"] = float(norm)
         if isinstance(self.optimiser, CleanAdam):
@@ -181,9 +183,9 @@ class Trainer:
             group_of_parameters["lr"] = group_of_parameters["initial_lr"] * settings.decay**epoch
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
-        moves = {p: (p.detach() - old).square().sum() for p, old in zip(self.names, before, strict=True)}
-        for group, tensors in self.groups.items():
-            length = sum((moves[p] for p in tensors.values()), torch.zeros(())).sqrt()
+        for group, tensors in groups.items():
+            moves = [p.detach() - old for p, old in zip(tensors, before[group], strict=True)]
+            length = torch.nn.utils.get_total_norm(moves)
             check_finite(f"update of the {group}", length, step)
             record[f"update_length_{group}"] = float(length)
         return record

@@ -1,7 +1,7 @@
 """The documentation site: `make docs` builds it from the repository's own files, without network.
 
-The source folder is the repository, so README, CONTRIBUTING, docs/ and notebooks/ are read where they lie and their links
-work on GitHub and on the site alike.
+The source folder is the repository, so CONTRIBUTING, docs/ and notebooks/ are read where they lie and their links work on
+ GitHub and on the site alike.
 """
 
 import sys
@@ -33,7 +33,7 @@ nb_execution_mode = "off"  # notebooks are shown with the outputs that are commi
 
 nitpicky = True
 # Types without a page: those of other packages, of settings, which have a table, and of inner workings.
-INNER = r"thermograd\.(config|gradients\.moments|gradients\.variance\.RungVariance|runs\.metrics|training\.(chains|trainer))\b.*"
+INNER = r"thermograd\.(config|runs\.metrics|training\.(chains|trainer)|gradients\.(moments|variance\.RungVariance))\b.*"
 nitpick_ignore_regex = [(r"py:.*", r"(?!thermograd\b).*"), (r"py:class", INNER)]
 default_role = "code"
 autodoc_typehints = "signature"

@@ -1,4 +1,4 @@
-"""The documentation: its Python runs, its commands are ones that the program takes, and the reference has the whole door."""
+"""The documentation: its Python runs, the program takes its commands, and the reference has the whole door."""
 
 import re
 import runpy
@@ -71,7 +71,8 @@ def test_a_command_of_a_page_is_taken(page: str, line: str):
 
 
 @pytest.mark.parametrize(
-    "line", ["trian digits", "evaluate x --num-sample 3", "study paln quick", "train digits --training.epochs 3"]
+    "line",
+    ["trian digits", "evaluate x --num-sample 3", "study paln quick", "train digits --training.epochs 3"],
 )
 def test_a_command_that_is_not_there_is_seen(line: str):
     with pytest.raises((click.ClickException, tg.InputError)):

@@ -1,4 +1,4 @@
-"""Docstrings as this package writes them, for Sphinx: indented blocks stand as they are, | and * are text, references a list."""
+"""Docstrings as this package writes them, for Sphinx: blocks stand as they are, | and * are text, references a list."""
 
 from typing import Any
 

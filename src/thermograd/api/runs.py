@@ -165,7 +165,7 @@ def train(
 
     Args:
         config: a config, or the name of a preset.
-        out: the run folder, made where it is missing; None for runs/PRESET-IDENTITY.
+        out: the run folder, made where it is missing; None for runs/PRESET-TRAJECTORY.
         overwrite: remove the run that the folder holds, once config and data are known to be good.
         measured: whether to measure it; `thermograd measure` does it later.
         on_step: called after each step with the steps done, the steps in all and the record.
@@ -192,7 +192,7 @@ def train(
         raise InputError(
             f"`{next(iter(overrides))}` is a setting of the config that was given; set it there."
         )
-    folder = Path("runs") / f"{config.preset}-{config.identity}" if out is None else Path(out)
+    folder = Path("runs") / f"{config.preset}-{config.trajectory}" if out is None else Path(out)
     (train_measured if measured else train_run)(
         config,
         folder,

@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from thermograd.cli.common import (
     folder_argument,
     json_option,
     parse_overrides,
+    parse_value,
     plugins_option,
 )
 from thermograd.config.names import preset_names
@@ -72,7 +74,6 @@ def train(
 
     `--dry-run` prints every setting. The same command again goes on where it stopped.
     """
-    from thermograd.cli.common import parse_value
     from thermograd.config.resolve import resolve
 
     overrides = parse_overrides(context.args, OPTIONS)
@@ -91,19 +92,27 @@ def train(
     if dry_run:
         emit(config.model_dump(mode="json"), as_json, config.to_yaml().rstrip())
         return
-    folder = out or Path("runs") / f"{preset}-{config.identity}"
+    folder = out or Path("runs") / f"{preset}-{config.trajectory}"
     _train(config, folder, requested, as_json, overwrite, measured=not no_measure)
 
 
-@click.command()
+@click.command(context_settings=OVERRIDES)
 @folder_argument
+@click.option("--epochs", help="Passes over the data in all [default: as the run says].")
 @click.option("--no-measure", is_flag=True, help="Measure nothing now; `thermograd measure` does it later.")
 @json_option
-def resume(folder: Path, no_measure: bool, as_json: bool) -> None:
-    """Go on with the run in DIR from its last whole checkpoint."""
+@click.pass_context
+def resume(context: click.Context, folder: Path, epochs: str | None, no_measure: bool, as_json: bool) -> None:
+    """Go on with the run in DIR from its last whole checkpoint, or for more epochs where it has ended.
+
+    Settings that change no trained number can follow, as --measure.every "2 epochs".
+    """
     from thermograd.runs.folder import open_config
 
-    _train(open_config(folder), folder, {}, as_json, measured=not no_measure)
+    overrides = parse_overrides(context.args, ("--epochs", "--no-measure", "--json"))
+    if epochs is not None:
+        overrides["training.num_epochs"] = parse_value(epochs)
+    _train(open_config(folder, overrides), folder, {}, as_json, measured=not no_measure)
 
 
 def _train(
@@ -116,12 +125,14 @@ def _train(
     measured: bool = True,
 ) -> None:
     from thermograd.evaluation.clock import train_measured
+    from thermograd.evaluation.records import measured_steps
     from thermograd.machine import peak_memory, resolve_device
     from thermograd.runs.folder import read_metrics
     from thermograd.runs.train import train_run
 
     with _progress(quiet=as_json) as (on_step, on_message), _stop_signal() as stopped:
-        state = (train_measured if measured else train_run)(
+        trained = train_measured if measured else partial(train_run, measured=measured_steps(folder))
+        state = trained(
             config,
             folder,
             requested=requested,

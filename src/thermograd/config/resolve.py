@@ -46,8 +46,7 @@ def resolve(
     requested = {} if file is None else with_whole_paths(read_yaml(file), file.parent)
     if requested.get("preset", preset) != preset:
         raise InputError(f"`preset` is {requested['preset']!r} in {file}, and {preset!r} was asked for.")
-    for dotted, value in (overrides or {}).items():
-        _set(requested, dotted, value)
+    requested = with_overrides(requested, overrides or {})
     return validate_config(_merge(load_preset(preset), requested)), requested
 
 
@@ -70,10 +69,7 @@ def settings_of(kind: type[Kind], base: Mapping[str, Any], overrides: Mapping[st
     Raises:
         InputError: one line that names each field and value at fault.
     """
-    requested: dict[str, Any] = {}
-    for dotted, value in overrides.items():
-        _set(requested, dotted, value)
-    return validate(kind, _merge(base, requested))
+    return validate(kind, _merge(base, with_overrides({}, overrides)))
 
 
 def validate(
@@ -131,6 +127,17 @@ def _section(root: type[BaseModel], parents: list[str]) -> type[BaseModel]:
             if isinstance(inner, type) and issubclass(inner, BaseModel):
                 root = inner
     return root
+
+
+def with_overrides(values: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Set dotted settings in nested dictionaries, and return these.
+
+    Raises:
+        InputError: a dotted name that leads through a value.
+    """
+    for dotted, value in overrides.items():
+        _set(values, dotted, value)
+    return values
 
 
 def _set(values: dict[str, Any], dotted: str, value: Any) -> None:

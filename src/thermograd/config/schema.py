@@ -1,12 +1,14 @@
 """One typed, frozen description of a run.
 
-Everything that changes a number belongs to the config, so its hash is the run's identity.
+Everything that changes a number belongs to the config, so its hash is the run's identity. No number of a step depends
+on how many steps follow it, so a run may go on for longer: its trajectory is its identity without its length.
 """
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
 from pydantic import Field, ValidationInfo, model_validator
@@ -48,6 +50,15 @@ class OptimiserConfig(Section):
 class TrainingConfig(Section):
     """How long, and what is kept on the way."""
 
+    CHANGES_NO_NUMBER: ClassVar[tuple[str, ...]] = (
+        "log_every",
+        "checkpoint_every",
+        "num_checkpoints",
+        "pictures_every",
+        "zero_gradient_steps",
+        "largest_latent",
+    )
+    """What is kept, and when a guard stops a run: they may change at any time."""
     num_epochs: PositiveInt = Field(20, description="passes over the training images")
     batch_size: PositiveInt = Field(100, description="images of a batch")
     log_every: PositiveInt = Field(10, description="steps between records of metrics.jsonl")
@@ -229,16 +240,25 @@ class RunConfig(LearningConfig):
         values = self.model_dump(mode="json")
         return values | {"plugins": {plugin.file.name: plugin.sha256 for plugin in self.plugins}}
 
-    @property
-    def identity(self) -> str:
-        """Return the first 12 hex digits of the sha256 of all that changes a trained number.
-
-        `measure` does not.
-        """
+    def trained(self) -> dict[str, Any]:
+        """Return the plain data that decides every number of training: all but what is measured and what is kept."""
         values = self.comparable()
         del values["measure"]
-        canonical = json.dumps(values, sort_keys=True)
-        return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+        for name in TrainingConfig.CHANGES_NO_NUMBER:
+            del values["training"][name]
+        return values
+
+    @property
+    def identity(self) -> str:
+        """Return the first 12 hex digits of the sha256 of all that changes a trained number at the end."""
+        return _hash(self.trained())
+
+    @property
+    def trajectory(self) -> str:
+        """Return the same without `training.num_epochs`: runs that share it have the same bytes as far as both go."""
+        values = self.trained()
+        del values["training"]["num_epochs"]
+        return _hash(values)
 
     def to_yaml(self) -> str:
         """Return the config as YAML: what the run is first, how it learns after it."""
@@ -247,6 +267,10 @@ class RunConfig(LearningConfig):
             name: values.pop(name) for name in ("preset", "plugins", "seed", "chain_stream", "data", "model")
         }
         return yaml.safe_dump(first | values, sort_keys=False)
+
+
+def _hash(values: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def evaluations_per_image(config: LearningConfig) -> int:

@@ -175,6 +175,12 @@ def list_checkpoints(folder: Path) -> list[Path]:
     return sorted(folder.glob("step_*"))
 
 
+def step_of(path: Path) -> int:
+    """Return the step of a checkpoint from its place, unread; 0 where a name that we did not make tells none."""
+    digits = path.name.removeprefix("step_")
+    return int(digits) if digits.isdecimal() else 0
+
+
 def remove_checkpoint_leftovers(folder: Path) -> int:
     """Remove checkpoints that were being written or removed when their process died; return how many."""
     removing = list(folder.glob(".removing_*"))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from thermograd.config.plugins import PLUGINS, plugin_source
-from thermograd.config.resolve import validate, validate_config
+from thermograd.config.resolve import validate, validate_config, with_overrides
 from thermograd.config.schema import RunConfig
 from thermograd.errors import InputError
 from thermograd.files import (
@@ -44,13 +44,17 @@ def read_config(folder: Path) -> RunConfig:
     return validate(RunConfig, _read_values(folder), checked_before=True)
 
 
-def open_config(folder: Path) -> RunConfig:
+def open_config(folder: Path, overrides: Mapping[str, Any] | None = None) -> RunConfig:
     """Read the resolved config of a run folder that is to be worked with, and load the copies of its plugins.
+
+    Args:
+        folder: run folder.
+        overrides: dotted settings in place of those of the folder.
 
     Raises:
         InputError: the folder is not there or holds no run, or a copy of a plugin is missing or was changed.
     """
-    return validate_config(_read_values(folder), folder / PLUGINS)
+    return validate_config(with_overrides(_read_values(folder), overrides or {}), folder / PLUGINS)
 
 
 def _read_values(folder: Path) -> dict[str, Any]:
@@ -168,9 +172,9 @@ def claim_folder(
     if (folder / "config.yaml").exists():
         held = read_config(folder)
         _check_same_plugins(held, config, folder)
-        if held.identity != config.identity:
+        if held.trajectory != config.trajectory:
             raise InputError(
-                f"`out` {folder} holds the run of another config ({held.identity}, not {config.identity}): "
+                f"`out` {folder} holds the run of another config ({held.trajectory}, not {config.trajectory}): "
                 f"{'; '.join(_differences(held, config))}. Choose another folder, or --overwrite."
             )
         if held != config:  # what changes no trained number may change
@@ -218,10 +222,10 @@ def _differences(old: RunConfig, new: RunConfig) -> list[str]:
             items |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
         return items
 
-    before, after = flat(old.comparable()), flat(new.comparable())
+    before, after = flat(old.trained()), flat(new.trained())
     missing = "none"
     return [
         f"{name} {before.get(name, missing)} there, {after.get(name, missing)} now"
         for name in before | after
-        if before.get(name, missing) != after.get(name, missing)
+        if name != "training.num_epochs" and before.get(name, missing) != after.get(name, missing)
     ]

@@ -88,10 +88,10 @@ def check_same(checkpoint: Checkpoint, config: RunConfig, data: ImageDataset | N
     Raises:
         InputError: it is not.
     """
-    if checkpoint.state["config"] != config.identity:
+    if checkpoint.state["config"] != config.trajectory:
         raise InputError(
             f"`config.yaml` beside {checkpoint.path} is not the config of that checkpoint: "
-            f"{config.identity}, not {checkpoint.state['config']}."
+            f"{config.trajectory}, not {checkpoint.state['config']}."
         )
     if data is not None and checkpoint.state["data"] != data.fingerprint:
         raise InputError(

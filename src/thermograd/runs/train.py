@@ -17,7 +17,7 @@ from thermograd.data import ImageDataset, batch_order
 from thermograd.errors import InputError, RunError, failure, is_out_of_memory
 from thermograd.files import hold
 from thermograd.machine import resolve_device
-from thermograd.runs.checkpoint import list_checkpoints, load_last, save_checkpoint
+from thermograd.runs.checkpoint import list_checkpoints, load_last, save_checkpoint, step_of
 from thermograd.runs.folder import (
     claim_folder,
     read_environment,
@@ -54,6 +54,9 @@ def train_run(
 ) -> str:
     """Train a run from its config, or from its last checkpoint where there is one.
 
+    A run that has ended goes on where the config has more epochs, to the bytes of the longer run: batches, learning
+    rates and chains are functions of the step, and of no total.
+
     Args:
         config: the run.
         folder: run folder; made where it is missing.
@@ -80,6 +83,8 @@ def train_run(
     breaks = set(config.measure.steps(config.training.num_epochs, len(order)))
     kept = breaks | set(measured) if config.measure.keep == "measured" else set()
     with hold(folder, "train", "out"):
+        if not overwrite:
+            _check_length(folder, config, len(order))
         use_threads(config, None if overwrite else folder)
         warning = check_memory(config, len(data), resolve_device(config.compute.device))
         if warning is not None:
@@ -105,6 +110,16 @@ def train_run(
         loop.breaks, loop.kept, loop.on_break = breaks, kept, on_break
         loop.step = 0 if checkpoint is None else checkpoint.step
         return _run_to_an_end(loop, should_stop)
+
+
+def _check_length(folder: Path, config: RunConfig, steps_per_epoch: int) -> None:
+    """Refuse fewer epochs than a run has been trained for."""
+    newest = max((step_of(path) for path in list_checkpoints(folder / "checkpoints")), default=0)
+    if newest > config.training.num_epochs * steps_per_epoch:
+        raise InputError(
+            f"`training.num_epochs` {config.training.num_epochs} is less than the "
+            f"{newest / steps_per_epoch:.4g} epochs that the run in {folder} has; choose another folder."
+        )
 
 
 def _run_to_an_end(loop: "_Loop", should_stop: Callable[[], bool]) -> str:
@@ -203,7 +218,7 @@ class _Loop:
         """Draw and measure what a process that died, or a failure, left out after the checkpoint was saved."""
         self._draw_if_due()
         for path in list_checkpoints(self.folder / "checkpoints"):
-            if int(path.name.removeprefix("step_")) in self.breaks:
+            if step_of(path) in self.breaks:
                 self._measure(path)
 
     def _draw_if_due(self) -> None:
@@ -241,7 +256,7 @@ class _Loop:
         state = {
             "epoch": epoch,
             "steps_per_epoch": self.steps_per_epoch,
-            "config": self.config.identity,
+            "config": self.config.trajectory,
             "data": self.data.fingerprint,
         }
         folder = self.folder / "checkpoints"

@@ -34,6 +34,7 @@ OPTIONS = (
     "--epochs",
     "--plugins",
     "--data",
+    "--from",
     "--overwrite",
     "--no-measure",
     "--dry-run",
@@ -53,6 +54,12 @@ SHORT = {"seed": "seed", "epochs": "training.num_epochs"}
 @click.option("--epochs", help="Passes over the data.")
 @plugins_option
 @click.option("--data", help="A folder of images, or a .npy, .npz, idx or HDF5 file.")
+@click.option(
+    "--from",
+    "start_from",
+    metavar="RUN[@CHECKPOINT]",
+    help="A run folder whose weights training begins with.",
+)
 @click.option("--overwrite", is_flag=True, help="Remove the run that the folder holds.")
 @click.option("--no-measure", is_flag=True, help="Measure nothing now; `thermograd measure` does it later.")
 @click.option("--dry-run", is_flag=True, help="Print the resolved settings and stop.")
@@ -64,6 +71,7 @@ def train(
     file: Path | None,
     out: Path | None,
     data: str | None,
+    start_from: str | None,
     overwrite: bool,
     no_measure: bool,
     dry_run: bool,
@@ -88,6 +96,8 @@ def train(
         # The whole path, so that `resume` finds it from any folder.
         path = Path(data).expanduser().resolve()
         overrides |= {"data.path": str(path), "data.name": path.name}
+    if start_from is not None:
+        overrides["start_from"] = start_from
     config, requested = resolve(preset, file=file, overrides=overrides)
     if dry_run:
         emit(config.model_dump(mode="json"), as_json, config.to_yaml().rstrip())

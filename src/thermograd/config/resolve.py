@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from thermograd.config.names import preset_names
 from thermograd.config.plugins import load_plugins, with_whole_paths
 from thermograd.config.schema import RunConfig
+from thermograd.config.start import find_start
 from thermograd.errors import InputError, nearest, shown
 from thermograd.files import read_yaml
 
@@ -43,7 +44,9 @@ def resolve(
     Raises:
         InputError: one line that names each field and value at fault.
     """
-    requested = {} if file is None else with_whole_paths(read_yaml(file), file.parent)
+    requested: dict[str, Any] = {}
+    if file is not None:
+        requested = find_start(with_whole_paths(read_yaml(file), file.parent), file.parent)
     if requested.get("preset", preset) != preset:
         raise InputError(f"`preset` is {requested['preset']!r} in {file}, and {preset!r} was asked for.")
     requested = with_overrides(requested, overrides or {})
@@ -58,9 +61,10 @@ def validate_config(values: Mapping[str, Any], copies: Path | None = None) -> Ru
         copies: the folder that holds copies of the plugins, which are loaded in place of the files.
 
     Raises:
-        InputError: one line that names each field and value at fault, or a plugin at fault.
+        InputError: one line that names each field and value at fault, or a plugin or run to begin with at fault.
     """
-    return validate(RunConfig, load_plugins(with_whole_paths(values, Path.cwd()), copies))
+    here = Path.cwd()
+    return validate(RunConfig, load_plugins(find_start(with_whole_paths(values, here), here), copies))
 
 
 def settings_of(kind: type[Kind], base: Mapping[str, Any], overrides: Mapping[str, Any]) -> Kind:

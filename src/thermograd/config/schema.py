@@ -29,6 +29,7 @@ from thermograd.config.sections import (
     PosteriorChainsConfig,
     PriorChainsConfig,
 )
+from thermograd.config.start import StartConfig
 
 
 class OptimiserConfig(Section):
@@ -182,6 +183,9 @@ class RunConfig(LearningConfig):
     plugins: tuple[PluginFile, ...] = Field(
         (), description="files that bring algorithms or networks of your own"
     )
+    start_from: StartConfig | None = Field(
+        None, description="RUN or RUN@CHECKPOINT, a run folder whose weights training begins with"
+    )
     data: DataConfig
     model: ModelConfig
     measure: MeasureConfig = MeasureConfig()
@@ -236,9 +240,11 @@ class RunConfig(LearningConfig):
         return self.model_copy(update={"plugins": tuple(p for p in self.plugins if p.sha256 in used)})
 
     def comparable(self) -> dict[str, Any]:
-        """Return plain data in which a plugin is its name and sha256, wherever the file lies."""
+        """Return plain data in which plugins and weights to begin with are their sha256, wherever the files lie."""
         values = self.model_dump(mode="json")
-        return values | {"plugins": {plugin.file.name: plugin.sha256 for plugin in self.plugins}}
+        start = None if self.start_from is None else self.start_from.sha256
+        plugins = {plugin.file.name: plugin.sha256 for plugin in self.plugins}
+        return values | {"plugins": plugins, "start_from": start}
 
     def trained(self) -> dict[str, Any]:
         """Return the plain data that decides every number of training: all but what is measured and what is kept."""
@@ -263,9 +269,8 @@ class RunConfig(LearningConfig):
     def to_yaml(self) -> str:
         """Return the config as YAML: what the run is first, how it learns after it."""
         values = self.model_dump(mode="json")
-        first = {
-            name: values.pop(name) for name in ("preset", "plugins", "seed", "chain_stream", "data", "model")
-        }
+        names_first = ("preset", "plugins", "start_from", "seed", "chain_stream", "data", "model")
+        first = {name: values.pop(name) for name in names_first}
         return yaml.safe_dump(first | values, sort_keys=False)
 
 

@@ -1,6 +1,6 @@
 """The files of a run folder, apart from its checkpoints.
 
-config.yaml (resolved)  requested.yaml  plugins/ (copies)  environment.json  status.json  .lock
+config.yaml (resolved)  requested.yaml  plugins/ start.safetensors (copies)  environment.json  status.json  .lock
 metrics.jsonl (append-only, one writer)  checkpoints/  samples/  curves.png  measurements.jsonl  README.md (model card)
 """
 
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from thermograd.config.plugins import PLUGINS, plugin_source
 from thermograd.config.resolve import validate, validate_config, with_overrides
 from thermograd.config.schema import RunConfig
+from thermograd.config.start import START
 from thermograd.errors import InputError
 from thermograd.files import (
     LOCK,
@@ -115,13 +116,14 @@ def write_model_card(folder: Path, config: RunConfig, metrics: list[dict[str, An
         for name in ("log_likelihood", "energy_posterior", "energy_prior")
         if name in last
     )
+    begun = "" if config.start_from is None else f"It began with the weights of {config.start_from}.\n"
     write_atomically(
         folder / "README.md",
         f"# {config.preset}, seed {config.seed}\n\n"
         f"A latent space energy-based prior model of {shape} images of {config.data.name}, "
         f"{config.model.latent_dim} latent numbers,\n"
         f"trained by {config.gradient.estimator} for {config.training.num_epochs} epochs "
-        f"(thermograd {__version__}, config {config.identity}).\n\n"
+        f"(thermograd {__version__}, config {config.identity}).\n{begun}\n"
         f"| last training batch | nats, mean over images |\n|---|---|\n{rows}\n\n"
         "`thermograd sample DIR`, `thermograd evaluate DIR`; in Python `thermograd.runs.run.load_run(DIR)`.\n",
     )
@@ -129,6 +131,7 @@ def write_model_card(folder: Path, config: RunConfig, metrics: list[dict[str, An
 
 RUN_ENTRIES = (
     PLUGINS,
+    START,
     "checkpoints",
     "samples",
     "gradients",
@@ -155,11 +158,17 @@ def _remove_run(folder: Path) -> None:
 
 
 def claim_folder(
-    folder: Path, config: RunConfig, requested: Mapping[str, Any], overwrite: bool, data: "ImageDataset"
+    folder: Path,
+    config: RunConfig,
+    requested: Mapping[str, Any],
+    overwrite: bool,
+    data: "ImageDataset",
+    start: bytes | None = None,
 ) -> None:
     """Make a folder that this process holds this config's, or check that it is.
 
-    environment.json tells how the images were read: their range, and what was recognised and left out.
+    environment.json tells how the images were read: their range, and what was recognised and left out. `start` is the
+    file of the weights that the run begins with, where it has one.
 
     Raises:
         InputError: it is the run of another config, or holds something else.
@@ -181,7 +190,7 @@ def claim_folder(
             write_atomically(folder / "config.yaml", config.to_yaml())
         return
     # A run that was killed before its config was written has left no more than these.
-    begun = {folder / name for name in ("requested.yaml", "environment.json", PLUGINS, LOCK)} | set(
+    begun = {folder / name for name in ("requested.yaml", "environment.json", PLUGINS, START, LOCK)} | set(
         begun_writing(folder)
     )
     if not replaced and set(folder.iterdir()) - begun:
@@ -201,6 +210,8 @@ def claim_folder(
     write_atomically(folder / "environment.json", json.dumps(facts, indent=1))
     for plugin in config.plugins:
         write_atomically(folder / PLUGINS / plugin.file.name, plugin_source(plugin.sha256))
+    if start is not None:
+        write_atomically(folder / START, start)
     write_atomically(folder / "config.yaml", config.to_yaml())
     sync(folder.parent)
 

@@ -29,6 +29,7 @@ from thermograd.runs.metrics import Extent, MetricsFile
 from thermograd.runs.opening import open_run
 from thermograd.runs.pictures import image_grid, pairs_grid, save_curves, save_png
 from thermograd.runs.run import check_same, restore, use_threads
+from thermograd.runs.start import load_start
 from thermograd.training.builder import batch_images, build_model, load_data
 from thermograd.training.memory import check_memory
 from thermograd.training.samples import sample_images, sample_posterior
@@ -89,8 +90,11 @@ def train_run(
         warning = check_memory(config, len(data), resolve_device(config.compute.device))
         if warning is not None:
             on_message(warning)
-        trainer = Trainer(config, build_model(config), len(data))
-        claim_folder(folder, config, requested or {}, overwrite, data)
+        model = build_model(config)
+        begins = overwrite or not list_checkpoints(folder / "checkpoints")
+        start = load_start(config, model, folder) if begins else None
+        trainer = Trainer(config, model, len(data))
+        claim_folder(folder, config, requested or {}, overwrite, data, start)
         checkpoint, messages = open_run(folder, config.training.num_checkpoints, kept)
         on_message(
             f"{config.gradient.estimator}, {len(data)} images of {data.name}; {_kind_of_machine(trainer.device)}, "
@@ -106,6 +110,8 @@ def train_run(
         else:
             for note in data.notes:
                 on_message(note)
+            if config.start_from is not None:
+                on_message(f"It begins with the weights of {config.start_from}.")
         loop = _Loop(config, folder, data, trainer, len(order), on_step, on_message)
         loop.breaks, loop.kept, loop.on_break = breaks, kept, on_break
         loop.step = 0 if checkpoint is None else checkpoint.step

@@ -17,8 +17,10 @@ from thermograd.config.resolve import resolve
 from thermograd.errors import InputError
 from thermograd.evaluation.records import Kind, Record, Source, add_record, read_records
 from thermograd.reports import write_report
-from thermograd.reports.collect import QUANTITIES, Contrast, collect, with_bias
+from thermograd.reports.collect import collect
 from thermograd.reports.conclusions import baseline, conclude, final_values, noise_floor
+from thermograd.reports.contrasts import Contrast
+from thermograd.reports.rows import QUANTITIES, with_bias
 from thermograd.reports.statistics import detectable_difference
 from thermograd.reports.tables import chains, differences, gradients
 from thermograd.reports.words import label, number
@@ -353,19 +355,22 @@ def _write_run(
              "energy_posterior": -1.0, "energy_prior": -1.1, "inverse_temperature": t, "seconds": 0.01 * (1 + a),
              "standing_chains": 0.001 * a, "restarted_chains": step // 20}
         )  # fmt: skip
-    for step, split in [(20, "train"), (40, "train"), (60, "train"), (80, "train"), (80, "test")]:
+    for step, split in [(step, split) for step in (20, 40, 60, 80) for split in ("train", "test")]:
         value = 12 * math.exp(-step / 40) + 3 + 0.5 * skill + effect + 0.3 * chance.normal()
         distance = {"name": KD.removeprefix("distance:"), "value": value, "standard_error": 0.1}
         values = {"reconstruction_mean_square_error": 0.05 + 0.5 / step + 0.001 * chance.normal()}
-        if split == "test":
+        if (split, step) == ("test", NUM_STEPS):
             values["log_evidence"] = 40 + 2 * skill + 0.5 * chance.normal()
         quantities = {name: {"value": mean, "standard_error": 0.1} for name, mean in values.items()}
         distances = [{**distance, "is_floor": False}, {**distance, "value": 0.4, "is_floor": True}]
         _measure(
             folder, "evaluation", "clock", split, step, {"quantities": quantities, "distances": distances}
         )
-        estimators = {estimator: _blocks(chance, a, step, t, bias=False)} if probes else {}
-        _measure(folder, "variance", "clock", split, step, {"estimators": estimators})
+        found = {
+            kind: _blocks(chance, a, step, t, bias=False) for kind in ("estimators", "fixed", "as_trained")
+        }
+        measured = {kind: {estimator: each} if probes else {} for kind, each in found.items()}
+        _measure(folder, "variance", "clock", split, step, measured)
     (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in metrics))
     (folder / "environment.json").write_text(
         json.dumps({"thermograd": "0.1.0", "commit": "c0ffee" * 7, "packages": {"torch": "2.13.0"}})
@@ -373,9 +378,9 @@ def _write_run(
     (folder / "status.json").write_text(
         json.dumps({"state": "done", "step": NUM_STEPS, "num_steps": NUM_STEPS})
     )
-    for epoch in (1, 2, 3, 4):
+    for step in (20, 40, 60, 80):
         pixels = (255 * chance.random((63, 63, 1))).astype(np.uint8)
-        save_png(pixels, folder / "samples" / f"samples_epoch_{epoch:04d}.png")
+        save_png(pixels, folder / "samples" / f"samples_step_{step:08d}.png")
     if bias:
         blocks = _blocks(chance, a, NUM_STEPS, t, bias=True)
         _measure(folder, "variance", "command", "train", NUM_STEPS, {"estimators": {estimator: blocks}})
@@ -417,13 +422,13 @@ def page(study: Path) -> str:
 FIGURES = [
     "contrasts",
     "arm_differences",
+    "variance_against_iteration",
+    "distance_against_iteration",
     "distance_against_variance",
-    "variance_by_iteration",
-    "distance_by_iteration",
+    "networks_against_iteration",
     "gradients_by_arm",
-    "evidence_by_arm",
-    "samples",
     "temperatures",
+    "evidence_by_arm",
     "cost",
 ]
 
@@ -488,7 +493,8 @@ def test_the_tables_hold_the_numbers_of_the_folders(study: Path):
     assert data.table[~data.table["is_final"]]["relative_squared_bias"].isna().all()
     assert data.table["normalised_variance"].notna().all()
     table = gradients(data.variances, data.arms)
-    row = table[(table["arm"] == "detached-p1") & (table["network"] == "total")]
+    places = table[["arm", "network", "split", "batches"]]
+    row = table[(places == ["detached-p1", "total", "train", "fresh"]).all(axis=1)]
     assert row["squared_bias"].item() == pytest.approx(0.04)
     of_chains = chains(data).set_index("arm").loc["detached-p1"]
     assert of_chains["standing_chains"] == pytest.approx(0.002)
@@ -517,10 +523,9 @@ def poor_page(poor_study: Path) -> str:
 
 def test_figures_without_data_are_left_out_and_say_why(poor_page: str):
     assert re.findall(r'<figure id="(\w+)"', poor_page) == [
-        "contrasts", "arm_differences", "distance_by_iteration", "evidence_by_arm", "temperatures", "cost",
+        "contrasts", "arm_differences", "distance_against_iteration", "temperatures", "evidence_by_arm", "cost",
     ]  # fmt: skip
-    assert "<li>Variance of the learning gradient while training: it was not measured" in poor_page
-    assert "<li>Samples by arm and epoch: no run has drawn samples" in poor_page
+    assert "<li>Variance of the learning gradient against iteration: it was not measured" in poor_page
     unsaid = (
         "Does the variance of the gradient go with the quality of images? No gradient variance was measured"
     )
@@ -547,7 +552,7 @@ def test_the_same_study_gives_the_same_bytes_by_the_command_line(
 
 def test_a_folder_that_is_no_study_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert run_cli(["report", str(tmp_path)]) == 2
-    assert "is not a study folder" in capsys.readouterr().err
+    assert "is neither a run nor a study" in capsys.readouterr().err
     folder = make_study(tmp_path / "study", num_seeds=2)
     shutil.rmtree(folder / "runs")
     with pytest.raises(InputError, match="has no measured checkpoint yet"):
@@ -606,6 +611,7 @@ def test_a_variance_that_could_not_be_told_is_not_replaced_by_an_older_one():
             "step": [1, 2, 2],
             "split": "train",
             "source": ["clock", "clock", "command"],
+            "batches": "fresh",
             **{name: [1.0, 2.0, 3.0] for name in QUANTITIES},
             "normalised_variance": [1.0, float("nan"), 3.0],
             "relative_squared_bias": [float("nan"), float("nan"), 0.5],

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 
 from thermograd.errors import InputError
-from thermograd.reports.association import fit_line, partial_association
+from thermograd.reports.association import partial_association
 from thermograd.reports.statistics import (
     detectable_difference,
     detectable_ratio,
     holm,
     mean_interval,
+    positive_interval,
     seeds_needed,
     sign_flip_p_value,
 )
@@ -139,11 +140,13 @@ def test_the_plain_bootstrap_would_not_cover():
     assert np.mean(covers) < 0.92
 
 
-def test_a_single_seed_has_no_interval():
-    found = mean_interval(np.array([3.0]))
+@pytest.mark.parametrize("values", [[3.0], [2.0, 4.0]])
+def test_below_three_seeds_there_is_no_interval(values: list[float]):
+    found = mean_interval(np.array(values))
     assert (found.value, found.how) == (3.0, "none")
     assert math.isnan(found.low)
     assert not found.excludes_zero
+    assert mean_interval(np.array([*values, 3.0, 3.5])).how == "Student t"
     with pytest.raises(InputError, match="`values`"):
         mean_interval(np.array([]))
 
@@ -212,30 +215,17 @@ def test_what_can_not_be_associated():
         partial_association(x, x[:, :2])
 
 
-def test_line_agrees_with_polyfit_and_its_band_holds_the_truth():
-    generator = np.random.default_rng(9)
-    blocks = np.repeat(np.arange(12), 5)
-    x = generator.standard_normal(60) + 3
-    y = 1 + 2 * x + 0.5 * generator.standard_normal(60)
-    grid = np.linspace(1, 5, 9)
-    line = fit_line(x, y, blocks, grid)
-    assert line is not None
-    slope, intercept = np.polyfit(x, y, 1)
-    assert line.slope.value == pytest.approx(slope)
-    np.testing.assert_allclose(line.line, intercept + slope * grid)
-    assert line.slope.low < 2 < line.slope.high
-    assert (line.low < line.line).all()
-    assert (line.line < line.high).all()
-    assert line.slope.high - line.slope.low < 0.6
-
-
-def test_line_without_enough_to_go_by():
-    grid = np.zeros(1)
-    assert fit_line(np.ones(9), np.arange(9.0), np.arange(9), grid) is None
-    assert fit_line(np.arange(2.0), np.arange(2.0), np.arange(2), grid) is None
-    few = fit_line(np.arange(6.0), np.arange(6.0), np.arange(6) % 3, grid)
-    assert few is not None
-    assert math.isnan(few.slope.low)
+def test_the_interval_of_a_variance_ends_above_0_and_holds_its_mean():
+    """Log-normal variances of 4 seeds: the interval of Student reaches below 0 often, that of logarithms never."""
+    rows = np.exp(np.random.default_rng(1).standard_normal((1000, 4)))
+    found = [positive_interval(row) for row in rows]
+    assert min(each.low for each in found) > 0
+    assert min(mean_interval(row).low for row in rows) < 0
+    covers = np.mean([each.low < 1 < each.high for each in found])
+    assert abs(covers - 0.95) < 4 * math.sqrt(0.95 * 0.05 / 1000)
+    below = positive_interval(np.array([0.5, -0.1, 0.2]))
+    assert below.value == pytest.approx(0.2)
+    assert below.how == "none"
 
 
 def test_with_too_few_seeds_an_association_says_how_many_there_are():

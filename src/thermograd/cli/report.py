@@ -11,9 +11,9 @@ from thermograd.cli.common import emit, folder_argument, json_option
 @folder_argument
 @json_option
 def report(folder: Path, as_json: bool) -> None:
-    """Write the report of the study in DIR: DIR/report/report.html, its figures and its tables.
+    """Write the report of the study or run in DIR: DIR/report/report.html, its figures and its tables.
 
-    Reads the folder and nothing else. A study that still runs gives a report of what it has measured so far.
+    Reads the folder and nothing else. What still runs gives a report of what was measured so far.
     """
     from thermograd.reports import write_report
 

@@ -25,6 +25,7 @@ class EstimatorFacts(Facts):
         states: which states of a visit it reads, the last of each chain or all.
         needs_exchange: whether it is worth its cost only where neighbouring rungs swap states.
         prior_rule: the prior rule that goes with it, where none is asked for.
+        objective: what it ascends, in words; "" for one that nobody has named.
     """
 
     _: KW_ONLY
@@ -37,6 +38,7 @@ class EstimatorFacts(Facts):
     states: Literal["last", "all"] = "last"
     needs_exchange: bool = False
     prior_rule: str = "contrast"
+    objective: str = ""
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,8 @@ class ExtractorFacts(Facts):
     full_distances: tuple[str, ...] = ()
 
 
+LIKELIHOOD = "log p(x)"
+
 ESTIMATORS = Table(
     "estimator",
     (
@@ -108,6 +112,7 @@ ESTIMATORS = Table(
             needs_prior_rung=False,
             default_rungs=2,
             max_rungs=2,
+            objective=LIKELIHOOD,
         ),
         EstimatorFacts(
             "maximum-likelihood-stein",
@@ -119,6 +124,7 @@ ESTIMATORS = Table(
             unbiased=False,
             uses_scores=True,
             states="all",
+            objective=LIKELIHOOD,
         ),
         EstimatorFacts(
             "tempered",
@@ -126,6 +132,7 @@ ESTIMATORS = Table(
             needs_prior_rung=False,
             default_rungs=4,
             needs_exchange=True,
+            objective=LIKELIHOOD,
         ),
         EstimatorFacts(
             "multistate",
@@ -134,22 +141,26 @@ ESTIMATORS = Table(
             default_rungs=4,
             unbiased=False,
             prior_rule="contrast-multistate",
+            objective=LIKELIHOOD,
         ),
         EstimatorFacts(
             "thermodynamic-detached",
             summary="thermodynamic integration with its draws held fixed, which is not the gradient of log p(x)",
+            objective="the thermodynamic integral with its draws held fixed",
         ),
         EstimatorFacts(
             "thermodynamic-complete",
             summary="the gradient of thermodynamic integration, by covariances on each rung",
             min_chains=2,
             history=True,
+            objective=LIKELIHOOD,
         ),
         EstimatorFacts(
             "stepping-stone-detached",
             summary="stepping stones with their draws held fixed",
             unbiased=False,
             history=True,
+            objective="stepping stones with their draws held fixed",
         ),
         EstimatorFacts(
             "stepping-stone-complete",
@@ -157,6 +168,7 @@ ESTIMATORS = Table(
             min_chains=2,
             unbiased=False,
             history=True,
+            objective=LIKELIHOOD,
         ),
     ),
 )

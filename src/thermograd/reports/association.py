@@ -1,4 +1,4 @@
-"""Associations over seeds: partial correlation given cells, tested by permuting seeds, and a line with its band.
+"""Associations over seeds: partial correlation given cells, tested by permuting seeds.
 
 Rows of one run follow one another, and arms of one seed share batches; so whole seeds are permuted and resampled.
 
@@ -15,7 +15,7 @@ from itertools import permutations
 import numpy as np
 
 from thermograd.errors import InputError
-from thermograd.reports.statistics import NUM_RANDOM, ROUNDING, Interval, expanded_tail
+from thermograd.reports.statistics import NUM_RANDOM, ROUNDING, expanded_tail
 
 LARGEST_EXACT_BLOCKS = 8
 """Seeds up to which all permutations are gone through."""
@@ -152,64 +152,3 @@ def _resampled(values: np.ndarray, there: np.ndarray, seed: int, num: int) -> tu
     tail = expanded_tail(groups)
     low, high = np.quantile(found, [tail, 1 - tail])
     return float(low), float(high)
-
-
-# --- a line ---
-
-
-@dataclass(frozen=True)
-class Line:
-    """A straight line with its 95 % band: slope, and at each place of a grid the line, its lower and upper end."""
-
-    slope: Interval
-    line: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
-
-
-def fit_line(
-    x: np.ndarray, y: np.ndarray, blocks: np.ndarray, grid: np.ndarray, seed: int = 0
-) -> Line | None:
-    """Fit y = a + b x by least squares; the band is from resampling whole blocks (seeds), 1,000 times.
-
-    With fewer than 6 blocks there is a line and no interval, since resampling so few cannot cover 95 %.
-
-    Args:
-        x: (N,).
-        y: (N,).
-        blocks: (N,), which seed each row belongs to.
-        grid: (M,), where the line is wanted.
-        seed: of the resamples.
-
-    Returns:
-        None with fewer than 3 rows, or where x does not vary.
-    """
-    if len(x) < 3 or np.ptp(x) <= ROUNDING * np.abs(x).max():
-        return None
-    names, index = np.unique(blocks, return_inverse=True)
-    num, nothing = len(names), np.full(len(grid), math.nan)
-
-    def sums(values: np.ndarray) -> np.ndarray:
-        return np.bincount(index, values, num)
-
-    # Least squares from sums, so that a resample is a weighted sum over blocks.
-    shifted = x - x.mean()
-    parts = np.stack([sums(v) for v in (np.ones(len(x)), shifted, y, shifted * shifted, shifted * y)])
-
-    def solve(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        n, sx, sy, sxx, sxy = parts @ weights
-        with np.errstate(invalid="ignore", divide="ignore"):
-            slope = (sxy - sx * sy / n) / (sxx - sx * sx / n)
-        return sy / n - slope * (sx / n + x.mean()), slope
-
-    intercept, slope = solve(np.ones((num, 1)))
-    line = float(intercept[0]) + float(slope[0]) * grid
-    if num < 6:
-        return Line(Interval(float(slope[0]), math.nan, math.nan, "none"), line, nothing, nothing)
-    drawn = np.random.default_rng(seed).multinomial(num, np.full(num, 1 / num), size=1000).T
-    intercepts, slopes = solve(drawn.astype(float))
-    fine = np.isfinite(slopes)
-    tails = [expanded_tail(num), 1 - expanded_tail(num)]
-    low, high = np.quantile(slopes[fine], tails)
-    band = np.quantile(intercepts[fine, None] + slopes[fine, None] * grid, tails, axis=0)
-    return Line(Interval(float(slope[0]), float(low), float(high), "bootstrap"), line, band[0], band[1])

@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from thermograd.reports.collect import StudyData
+from thermograd.reports.collect import ReportData
 from thermograd.reports.conclusions import Conclusions, final_values
+from thermograd.reports.rows import FRESH, REFERENCE
 from thermograd.reports.statistics import Interval, mean_interval
 from thermograd.reports.style import FAINT, INK, PLACEBO, Look, Missing, Plot, arm_legend, log_axis, panels
 from thermograd.reports.tables import costs, differences, gradients
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def contrasts(data: StudyData, conclusions: Conclusions) -> Plot | Missing:
+def contrasts(data: ReportData, conclusions: Conclusions) -> Plot | Missing:
     """Draw the differences of each seed for the contrasts that were named beforehand."""
     title = "Contrasts that were named beforehand"
     results = [result for result in conclusions.contrasts if result.interval is not None]
@@ -56,7 +57,7 @@ def contrasts(data: StudyData, conclusions: Conclusions) -> Plot | Missing:
     )
 
 
-def arm_differences(data: StudyData, looks: dict[str, Look], metric: str | None) -> Plot | Missing:
+def arm_differences(data: ReportData, looks: dict[str, Look], metric: str | None) -> Plot | Missing:
     """Draw each arm's difference from vanilla on the main distance, the evidence and the reconstruction."""
     title = "Every arm against vanilla"
     table = differences(data.table, data.arms)
@@ -93,24 +94,19 @@ def arm_differences(data: StudyData, looks: dict[str, Look], metric: str | None)
     )
 
 
-def gradients_by_arm(data: StudyData, looks: dict[str, Look]) -> Plot | Missing:
+def gradients_by_arm(data: ReportData, looks: dict[str, Look]) -> Plot | Missing:
     """Draw variance, its sources, bias and mean square error of the gradient of each arm, both networks together."""
-    title = "Bias, variance and mean square error of the gradient"
+    title = "Bias beside variance of the gradient"
     table = gradients(data.variances, data.arms)
-    table = table[table["network"] == "total"].set_index("arm")
-    names = [
-        name
-        for name in (
-            "chain_variance",
-            "batch_variance",
-            "total_variance",
-            "squared_bias",
-            "mean_square_error",
+    table = table[(table["network"] == "total") & (table["split"] == "train")]
+    # Where the run's own chains were held against a reference, their variance is that on the same images.
+    has_reference = (table["batches"] == REFERENCE).any()
+    table = table[table["batches"] == (REFERENCE if has_reference else FRESH)].set_index("arm")
+    if table.empty or "squared_bias" not in table or table["squared_bias"].isna().all():
+        return Missing(
+            title, "no bias was measured (measure.chain_bias, or thermograd variance on each run)."
         )
-        if name in table and table[name].notna().any()
-    ]
-    if table.empty or not names:
-        return Missing(title, "no variance of the gradient was measured.")
+    names = [name for name in GRADIENT_TITLES if name in table and table[name].notna().any()]
     arms = [arm for arm in looks if arm in table.index]
 
     def draw(narrow: bool) -> "Figure":
@@ -128,28 +124,29 @@ def gradients_by_arm(data: StudyData, looks: dict[str, Look]) -> Plot | Missing:
             ax.set_title(GRADIENT_TITLES[name])
         return figure
 
-    lacking = (
-        "" if "squared_bias" in names else " Bias was not measured: run “thermograd variance” on each run."
+    where = (
+        "on fixed training images, of the run's own chains against long ones"
+        if has_reference
+        else "on training images"
     )
     return Plot(
         "gradients_by_arm",
         title,
-        "As last measured on the training set, means over the coordinates of both networks, each arm at its own "
-        f"parameters; intervals over seeds.{lacking}",
+        f"As last measured {where}, mean over the coordinates of both networks, each arm at its own weights.",
         draw,
     )
 
 
 GRADIENT_TITLES = {
+    "squared_bias": "Squared bias",
     "chain_variance": "Variance of the chains",
     "batch_variance": "Variance of the batch",
-    "total_variance": "Variance",
-    "squared_bias": "Squared bias",
+    "total_variance": "Total variance",
     "mean_square_error": "Mean square error",
 }
 
 
-def evidence_by_arm(data: StudyData, looks: dict[str, Look]) -> Plot | Missing:
+def evidence_by_arm(data: ReportData, looks: dict[str, Look]) -> Plot | Missing:
     """Draw the evidence of test images by arm."""
     title = "Evidence of test images"
     values = final_values(data.table, "log_evidence")
@@ -185,7 +182,7 @@ def evidence_by_arm(data: StudyData, looks: dict[str, Look]) -> Plot | Missing:
     )
 
 
-def cost(data: StudyData, looks: dict[str, Look], metric: str | None) -> Plot | Missing:
+def cost(data: ReportData, looks: dict[str, Look], metric: str | None) -> Plot | Missing:
     """Draw what quality each arm reached for its generator evaluations and its time."""
     title = "Cost"
     table = costs(data.table, data.arms).set_index("arm")

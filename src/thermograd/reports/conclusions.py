@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from thermograd.reports.association import Association, partial_association
-from thermograd.reports.collect import Contrast
-from thermograd.reports.contrasts import ContrastResult, Status
+from thermograd.reports.contrasts import Contrast, ContrastResult, Status
 from thermograd.reports.statistics import (
     LEVEL,
     Interval,

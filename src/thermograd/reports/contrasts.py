@@ -1,12 +1,21 @@
-"""What became of a contrast, as data: computed in `conclusions`, put into words in `words`."""
+"""A contrast and what became of it, as data: computed in `conclusions`, put into words in `words`."""
 
 from dataclasses import dataclass
 from typing import Literal
 
-from thermograd.reports.collect import Contrast
 from thermograd.reports.statistics import Interval
 
 Status = Literal["confirmed", "no difference found", "exploratory", "not measured"]
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """A difference a - b that was named before the first run."""
+
+    name: str
+    a: str
+    b: str
+    metric: str
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-    from thermograd.reports.collect import StudyData
+    from thermograd.reports.collect import ReportData
     from thermograd.reports.conclusions import Conclusions
 
 PIXELS_PER_INCH = 160
@@ -45,7 +45,7 @@ def write_report(folder: Path | str) -> Path:
 
     folder = Path(folder)
     data = collect(folder)
-    conclusions = conclude(data.table, data.contrasts, data.arms, data.unfinished)
+    conclusions = conclude(data.table, data.source.contrasts, data.arms, data.unfinished)
     out = folder / "report"
     out.mkdir(exist_ok=True)
     tables = all_tables(data, conclusions)
@@ -60,22 +60,30 @@ def write_report(folder: Path | str) -> Path:
     return page
 
 
-def figures(data: "StudyData", conclusions: "Conclusions") -> Sequence[Plot | Missing]:
+def figures(data: "ReportData", conclusions: "Conclusions") -> Sequence[Plot | Missing]:
     """Return every figure of a report in its order, or why it is missing."""
-    from thermograd.reports import comparisons, curves, scatter
+    from thermograd.reports import against, comparisons, temperatures
     from thermograd.reports.style import looks
 
     arms, metric = looks(data.arms), conclusions.association.metric
+    three = [
+        against.variance_against_iteration(data),
+        against.distance_against_iteration(data, metric),
+        against.distance_against_variance(data, metric),
+    ]
+    further = [
+        against.networks_against_iteration(data),
+        comparisons.gradients_by_arm(data, arms),
+        temperatures.temperatures(data, arms),
+    ]
+    if data.source.study is None:
+        return [*three, *further]
     return [
         comparisons.contrasts(data, conclusions),
         comparisons.arm_differences(data, arms, metric),
-        scatter.distance_against_variance(data, metric),
-        curves.variance_by_iteration(data, arms),
-        curves.distance_by_iteration(data, arms, metric),
-        comparisons.gradients_by_arm(data, arms),
+        *three,
+        *further,
         comparisons.evidence_by_arm(data, arms),
-        curves.samples(data),
-        curves.temperatures(data, arms),
         comparisons.cost(data, arms, metric),
     ]
 
@@ -120,7 +128,7 @@ def _data_address(drawing: bytes) -> str:
 
 
 def render(
-    data: "StudyData",
+    data: "ReportData",
     conclusions: "Conclusions",
     drawn: Sequence[dict[str, str]],
     missing: Sequence[Missing],
@@ -137,7 +145,7 @@ def render(
         undefined=jinja2.StrictUndefined,
     )
     page = environment.get_template("report.html.j2").render(
-        study=data.name,
+        study=data.source.name,
         version=__version__,
         done=data.counts[0],
         planned=data.counts[1],

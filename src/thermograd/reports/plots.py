@@ -4,16 +4,25 @@ axes = tg.plots.learning_curve(fit)
 axes.figure.savefig("curve.png")
 """
 
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
+
+from thermograd.errors import InputError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from thermograd.evidence import Evidence
+    from thermograd.reports.collect import ReportData
+    from thermograd.reports.style import Look
+    from thermograd.runs.run import Run
     from thermograd.training.fit import Fit
     from thermograd.training.variance import GradientVariance
+
+    Source = Run | Path | str | ReportData
 
 BLUE, RED = "#1b6ca8", "#d1495b"
 
@@ -81,6 +90,151 @@ def expected_log_likelihood(evidence: "Evidence", axes: "Axes | None" = None) ->
     axes.plot(t if t.dim() == 1 else t.mean(1), mean.mean(1).cpu(), marker="o", markersize=3, color=BLUE)
     axes.set(xlabel="inverse temperature t", ylabel="$E_t[\\ell]$ (nats per image)")
     return axes
+
+
+# --- of a run or a study ---
+
+
+def variance_against_iteration(
+    source: "Source", quantity: str | None = None, network: str = "total", axes: "Axes | None" = None
+) -> "Axes":
+    """Draw the variance of the learning gradient against the iteration, on training (solid) and test images (dashed).
+
+    Of a run: its total, the parts of chains and of the batch, and the chain variance of one fixed batch. Of a study:
+    one of them, each arm in its colour; lines are geometric means over seeds.
+
+    Args:
+        source: a run, a run folder, or a study folder.
+        quantity: "total_variance", "chain_variance", "batch_variance" or "fixed_chain_variance"; None for all of a run,
+            and for the total of a study.
+        network: "total" for both, "generator" or "prior".
+        axes: to draw on; None for new ones.
+
+    Raises:
+        InputError: no run or study, or nothing of the kind was measured.
+
+    Example:
+        >>> axes = tg.plots.variance_against_iteration("studies/demo")  # doctest: +SKIP
+    """
+    from thermograd.reports import drawing
+    from thermograd.reports.style import looks
+
+    data = _collected(source)
+    parts = {part.name: part for part in drawing.parts_of(data, network)}
+    if quantity is not None and quantity not in parts:
+        raise InputError(f"`quantity` must be one of {', '.join(parts) or 'none'}, got {quantity!r}.")
+    if not parts:
+        raise InputError(f"`source` {data.source.path} has no measured variance of {network!r}.")
+    is_run = len(data.arms) == 1
+    chosen = list(parts.values()) if is_run and quantity is None else [parts[quantity or next(iter(parts))]]
+    arms = None if is_run else looks(data.arms)
+    axes = _bare(_axes(axes))
+    drawing.draw_variance(axes, data, chosen, SPLITS, network, arms)
+    _legend(axes, {part.words: part.look for part in chosen} if arms is None else arms, SPLITS)
+    return axes
+
+
+def distance_against_iteration(
+    source: "Source", metric: str | None = None, axes: "Axes | None" = None
+) -> "Axes":
+    """Draw the distance of samples to training (solid) and test images (dashed) against the iteration, by arm.
+
+    Args:
+        source: a run, a run folder, or a study folder.
+        metric: a distance as a column of `load_study` names it; None for the main one.
+        axes: to draw on; None for new ones.
+
+    Raises:
+        InputError: no run or study, or the distance was not measured.
+
+    Example:
+        >>> axes = tg.plots.distance_against_iteration("runs/first")  # doctest: +SKIP
+    """
+    from thermograd.reports import drawing
+    from thermograd.reports.style import looks
+
+    data = _collected(source)
+    arms, axes = looks(data.arms), _bare(_axes(axes))
+    drawing.draw_distance(axes, data, _distance(data, metric), arms, SPLITS)
+    _legend(axes, arms if len(arms) > 1 else {}, SPLITS)
+    return axes
+
+
+def distance_against_variance(
+    source: "Source",
+    metric: str | None = None,
+    variance: str = "total_variance",
+    split: str = "test",
+    axes: "Axes | None" = None,
+) -> "Axes":
+    """Draw the way of each arm through distance and gradient variance: its measured steps, first hollow, last large.
+
+    A line joins the steps of one arm. Arms of different objectives have gradients of different lengths, so between them
+    neither the total nor the normalised variance tells an effect of variance.
+
+    Args:
+        source: a run, a run folder, or a study folder.
+        metric: a distance as a column of `load_study` names it; None for the main one.
+        variance: "total_variance", "chain_variance", "batch_variance" or "normalised_variance".
+        split: images that both are of, "train" or "test".
+        axes: to draw on; None for new ones.
+
+    Raises:
+        InputError: no run or study, or one of the two was not measured.
+
+    Example:
+        >>> axes = tg.plots.distance_against_variance("studies/demo")  # doctest: +SKIP
+    """
+    from thermograd.reports import drawing
+    from thermograd.reports.style import looks
+
+    data = _collected(source)
+    metric = _distance(data, metric)
+    rows = data.table[data.table["split"] == split]
+    if variance not in rows or not (rows[variance] > 0).any():
+        raise InputError(f"`variance` {variance!r} was not measured on the {split} images.")
+    arms, axes = looks(data.arms), _bare(_axes(axes))
+    drawing.draw_trajectories(axes, rows, metric, variance, arms)
+    _legend(axes, arms if len(arms) > 1 else {}, ())
+    return axes
+
+
+SPLITS = ("train", "test")
+
+
+def _collected(source: "Source") -> "ReportData":
+    from thermograd.reports.collect import ReportData, collect
+
+    if isinstance(source, ReportData):
+        return source
+    return collect(Path(source if isinstance(source, str | Path) else source.folder))
+
+
+def _distance(data: "ReportData", metric: str | None) -> str:
+    from thermograd.reports.conclusions import main_distance
+
+    metric = metric or main_distance(data.table, data.source.contrasts)
+    if metric is None or metric not in data.table:
+        known = [str(name) for name in data.table if str(name).startswith("distance:")]
+        raise InputError(f"`metric` must be one of {', '.join(known) or 'none measured'}, got {metric!r}.")
+    return metric
+
+
+def _legend(axes: "Axes", looks: "Mapping[str, Look]", splits: Sequence[str]) -> None:
+    """Name the lines; names are set afterwards, since one that begins with _ would be left out."""
+    from matplotlib.lines import Line2D
+
+    from thermograd.reports.style import split_looks
+
+    named = {**looks, **split_looks(splits)}
+    handles = [
+        Line2D([], [], color=each.colour, linestyle=each.line, marker=each.marker, markersize=4)
+        for each in named.values()
+    ]
+    if handles:
+        legend = axes.legend(handles, [str(i) for i in range(len(named))], frameon=False)
+        for text, name in zip(legend.get_texts(), named, strict=True):
+            text.set_text(name)
 
 
 def _axes(axes: "Axes | None") -> Any:

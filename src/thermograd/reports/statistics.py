@@ -25,13 +25,15 @@ POWER = 0.8
 LARGEST_EXACT = 14
 """Seeds up to which all sign flips are gone through."""
 NUM_RANDOM = 20_000
+FEWEST_SEEDS = 3
+"""Below it there is no interval: of two seeds Student's would be 6 times as wide as their distance."""
 ROUNDING = 1e-9
 """Relative: flips that tie with what was seen count as ties whatever the order of the sum."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A value with its interval; `how` says which: "bootstrap", "Student t", or "none" for a single seed."""
+    """A value with its interval; `how` says which: "bootstrap", "Student t", or "none" for one or two seeds."""
 
     value: float
     low: float
@@ -158,7 +160,7 @@ def mean_interval(values: np.ndarray, level: float = 0.95, seed: int = 0, num: i
 
     From 6 seeds on the bootstrap's expanded percentile interval, whose percentiles are widened so that it is as wide as
     Student's for normal values; the plain one covers 90 % where it says 95 %. Below 6 no resampling can cover 95 %
-    (all means lie between the smallest and the largest), so Student's t is used.
+    (all means lie between the smallest and the largest), so Student's t is used, and below `FEWEST_SEEDS` nothing.
 
     Raises:
         InputError: no value.
@@ -169,7 +171,7 @@ def mean_interval(values: np.ndarray, level: float = 0.95, seed: int = 0, num: i
     if len(x) == 0:
         raise InputError("`values` must hold at least one value, got none.")
     mean, n = float(x.mean()), len(x)
-    if n == 1:
+    if n < FEWEST_SEEDS:
         return Interval(mean, math.nan, math.nan, "none")
     if n < 6:
         half = float(stdtrit(n - 1, (1 + level) / 2)) * float(x.std(ddof=1)) / math.sqrt(n)
@@ -178,6 +180,18 @@ def mean_interval(values: np.ndarray, level: float = 0.95, seed: int = 0, num: i
     means = x[np.random.default_rng(seed).integers(n, size=(num, n))].mean(1)
     low, high = np.quantile(means, [tail, 1 - tail])
     return Interval(mean, float(low), float(high), "bootstrap")
+
+
+def positive_interval(values: np.ndarray) -> Interval:
+    """Return the geometric mean over seeds with its interval, which is one of logarithms: no variance is below 0.
+
+    Where an unbiased estimate came out at 0 or below, there are no logarithms: the mean, without an interval.
+    """
+    x = np.asarray(values, dtype=float)
+    if len(x) == 0 or x.min() <= 0:
+        return Interval(float(x.mean()) if len(x) else math.nan, math.nan, math.nan, "none")
+    found = mean_interval(np.log(x))
+    return Interval(math.exp(found.value), math.exp(found.low), math.exp(found.high), found.how)
 
 
 def expanded_tail(num: int, level: float = 0.95) -> float:

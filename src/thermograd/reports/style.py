@@ -4,9 +4,11 @@ Families of arms differ in hue (after Okabe and Ito, safe for colour-blind reade
 parameter, p or c, goes from light to dark.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from thermograd.study.arms import ArmKind
 
@@ -20,7 +22,7 @@ PLACEBO = "#d9dce1"
 
 FAMILIES: dict[str | None, tuple[tuple[str, str], str, str]] = {
     "vanilla": (("#24292f", "#24292f"), "o", "-"),
-    "placebo": (("#9aa1ab", "#7b838f"), "o", "--"),
+    "placebo": (("#9aa1ab", "#7b838f"), "o", "-"),
     "vanilla-matched": (("#aa4c8f", "#aa4c8f"), "s", "-"),
     "detached": (("#8fc3ea", "#0b4f86"), "^", "-"),
     "complete": (("#f5b26b", "#b34700"), "D", "-"),
@@ -28,6 +30,10 @@ FAMILIES: dict[str | None, tuple[tuple[str, str], str, str]] = {
     None: (("#c9b458", "#5b4a00"), "P", "-"),
 }
 """Kind of arm -> (lightest and darkest colour, marker, line)."""
+
+SPLIT_LINES = {"train": "-", "test": "--"}
+"""How the line of a split looks wherever both are drawn."""
+SPLIT_WORDS = {"train": "training images", "test": "test images"}
 
 STYLE: dict[str, Any] = {
     "font.family": "DejaVu Sans",
@@ -114,6 +120,11 @@ def looks(arms: Mapping[str, ArmKind]) -> dict[str, Look]:
     return {arm: found[arm] for arm in arms}
 
 
+def split_looks(splits: Iterable[str]) -> dict[str, Look]:
+    """Return what a legend says of splits."""
+    return {SPLIT_WORDS[split]: Look(FAINT, "", SPLIT_LINES[split]) for split in splits}
+
+
 def panels(
     num: int, narrow: bool, *, columns: int = 3, height: float = 2.7, share_y: bool = False
 ) -> tuple["Figure", list["Axes"]]:
@@ -144,6 +155,39 @@ def log_axis(ax: "Axes", which: str) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
+def fit_axis(ax: "Axes", which: str, values: Iterable[float]) -> None:
+    """Let an axis end where most values do, and write beside it how many lie beyond: one dot must not hide the others.
+
+    Beyond is what lies further from the quartiles than four times their distance, and ten times on a logarithmic axis.
+
+    Args:
+        ax: with its scale set.
+        which: "x" or "y".
+        values: that were drawn.
+    """
+    get_limits, set_limits = getattr(ax, f"get_{which}lim"), getattr(ax, f"set_{which}lim")
+    is_log = getattr(ax, f"get_{which}scale")() == "log"
+    drawn = np.sort(np.array([each for each in values if np.isfinite(each) and not (is_log and each <= 0)]))
+    if len(drawn) < 3:
+        return
+    placed = np.log10(drawn) if is_log else drawn
+    lower, upper = placed[-(-(len(placed) - 1) // 4)], placed[3 * (len(placed) - 1) // 4]
+    reach = 4 * max(upper - lower, 0.25 if is_log else 0.1 * abs(lower))
+    inside = placed[(placed >= lower - reach) & (placed <= upper + reach)]
+    if len(inside) == len(placed):
+        return
+    margin = 0.05 * (inside.max() - inside.min()) or 0.1
+    ends = inside.min() - margin, inside.max() + margin
+    low, high = (10.0**end if is_log else end for end in ends)
+    above, below = int((placed > ends[1]).sum()), int((placed < ends[0]).sum())
+    set_limits(low if below else get_limits()[0], high if above else get_limits()[1])
+    places = {"y": ((1, 1), (1, 0)), "x": ((1, 1), (0, 1))}[which]
+    for num, arrow, place in zip((above, below), "↑↓" if which == "y" else "→←", places, strict=True):
+        if num:
+            ax.annotate(f"{num} beyond {arrow}", place, xycoords="axes fraction", fontsize=7.5, color=FAINT,
+                        ha="right" if place[0] else "left", va="top" if place[1] else "bottom")  # fmt: skip
+
+
 def arm_legend(figure: "Figure", arms: Mapping[str, Look], narrow: bool, *, lines: bool = True) -> None:
     """Put one legend of all arms under a figure."""
     from matplotlib.lines import Line2D
@@ -159,7 +203,9 @@ def arm_legend(figure: "Figure", arms: Mapping[str, Look], narrow: bool, *, line
         )
         for look in arms.values()
     ]
-    longest = max(map(len, arms), default=1)
+    if not handles:
+        return
+    longest = max(map(len, arms))
     most = (48 if narrow else 110) // (longest + 6)
     # Names are set afterwards: a label that begins with _ would be left out.
     legend = figure.legend(

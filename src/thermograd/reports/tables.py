@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from thermograd.reports.collect import CHAIN_BIAS, NETWORKS, QUANTITIES, StudyData, of_source
+from thermograd.reports.collect import ReportData
 from thermograd.reports.conclusions import Conclusions, baseline, final_values, noise_floor, paired
-from thermograd.reports.statistics import Interval, mean_interval
+from thermograd.reports.rows import BATCHES, CHAIN_BIAS, NETWORKS, QUANTITIES, REFERENCE, of_source
+from thermograd.reports.statistics import Interval, mean_interval, positive_interval
 from thermograd.study.arms import ArmKind
 
 if TYPE_CHECKING:
@@ -19,6 +20,9 @@ MEASURED = (
     "reconstruction_mean_square_error",
     "log_likelihood_at_posterior_draws",
     "distance_to_nearest_training_image_samples",
+    "total_variance",
+    "chain_variance",
+    "batch_variance",
     "normalised_variance",
     "relative_squared_bias",
 )
@@ -62,7 +66,8 @@ def finals(table: "pd.DataFrame", arms: Mapping[str, ArmKind]) -> "pd.DataFrame"
         values = final_values(table, metric)
         for arm in arms:
             if arm in values:
-                interval = mean_interval(np.array(list(values[arm].values())))
+                of_seeds = np.array(list(values[arm].values()))
+                interval = (positive_interval if metric in QUANTITIES else mean_interval)(of_seeds)
                 rows.append(
                     {"metric": metric, "arm": arm, "seeds": len(values[arm])} | _columns(interval, "mean")
                 )
@@ -70,30 +75,30 @@ def finals(table: "pd.DataFrame", arms: Mapping[str, ArmKind]) -> "pd.DataFrame"
 
 
 def gradients(variances: "pd.DataFrame", arms: Mapping[str, ArmKind]) -> "pd.DataFrame":
-    """Return each arm's gradient on the training set by network: bias, variance and mean square error.
+    """Return each arm's gradient as last measured, by network, split and batches: variance, bias, mean square error.
 
-    Bias and mean square error are those of the last measurement that had a reference gradient.
+    Means over seeds are geometric. Bias and mean square error are those of the last measurement with a reference.
     """
     import pandas as pd
 
     rows = []
-    rows_of_train = variances[variances["split"] == "train"]
-    for (arm, network), group in rows_of_train.groupby(["arm", "network"], sort=False):
-        row: dict[str, object] = {"arm": arm, "network": network, "seeds": group["run"].nunique()}
+    place = ["arm", "network", "split", "batches"]
+    for where, group in variances.groupby(place, sort=False):
+        row: dict[str, object] = {**dict(zip(place, where, strict=True)), "seeds": group["run"].nunique()}
         for name in QUANTITIES:
             last = (
                 of_source(group, name).groupby("run", sort=False).tail(1)[name].dropna().to_numpy(dtype=float)
             )
             if len(last):
-                row |= _columns(mean_interval(last), name)
+                row |= _columns(positive_interval(last), name)
         rows.append(row)
-    columns = ["arm", "network", "seeds", *(column for name in QUANTITIES for column in _names(name))]
+    columns = [*place, "seeds", *(column for name in QUANTITIES for column in _names(name))]
     frame = pd.DataFrame(rows, columns=columns)
-    order = {name: i for i, name in enumerate([*arms, *NETWORKS])}
-    return frame.sort_values(["arm", "network"], key=lambda column: column.map(order)).reset_index(drop=True)
+    order = {name: i for i, name in enumerate([*arms, *NETWORKS, "train", "test", *BATCHES, REFERENCE])}
+    return frame.sort_values(place, key=lambda column: column.map(order)).reset_index(drop=True)
 
 
-def chains(data: StudyData) -> "pd.DataFrame":
+def chains(data: ReportData) -> "pd.DataFrame":
     """Return how far each arm's stored chains can be trusted at the end of training, means over seeds.
 
     The share that stands still, how many began anew, and where a reference was measured l at their draws less E_1[l].
@@ -146,7 +151,7 @@ def contrasts(conclusions: Conclusions) -> "pd.DataFrame":
     return pd.DataFrame(rows)
 
 
-def all_tables(data: StudyData, conclusions: Conclusions) -> dict[str, "pd.DataFrame"]:
+def all_tables(data: ReportData, conclusions: Conclusions) -> dict[str, "pd.DataFrame"]:
     """Return every table by the name of its CSV; empty ones are left out."""
     import pandas as pd
 
@@ -162,6 +167,7 @@ def all_tables(data: StudyData, conclusions: Conclusions) -> dict[str, "pd.DataF
         "results": data.table,
         "variances": data.variances,
         "rungs": data.rungs,
+        "parts": data.parts,
     }
     return {name: frame for name, frame in tables.items() if not frame.empty}
 

@@ -41,6 +41,11 @@ def label(metric: str) -> str:
     return LABELS.get(metric, metric.replace("_", " "))
 
 
+def capital(text: str) -> str:
+    """Return a text that begins with a capital letter."""
+    return text[:1].upper() + text[1:]
+
+
 def number(value: float) -> str:
     """Return a number as the report prints it: three digits, a real minus sign."""
     if not math.isfinite(value):

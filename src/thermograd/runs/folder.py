@@ -134,6 +134,7 @@ RUN_ENTRIES = (
     START,
     "checkpoints",
     "samples",
+    "report",
     "gradients",
     "metrics.jsonl",
     "measurements.jsonl",

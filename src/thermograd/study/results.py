@@ -66,20 +66,24 @@ def read_runs(folder: StudyFolder) -> list[RunFiles]:
     Warns:
         UserWarning: a run whose files are damaged; the others are read all the same.
     """
-    return [_read_run(folder, run) for run in folder.runs]
+    return [read_run(folder.study.name, run, folder.run_folder(run.identity)) for run in folder.runs]
 
 
 MALFORMED = (InputError, KeyError, TypeError, ValueError, AttributeError, IndexError)
 """What a file of the right form raises that does not hold what its writer would have written."""
 
 
-def _read_run(folder: StudyFolder, run: StudyRun) -> RunFiles:
+def read_run(study: str, run: StudyRun, path: Path) -> RunFiles:
+    """Read what a run in a folder has written; `study` is what its rows name.
+
+    Warns:
+        UserWarning: its files are damaged.
+    """
     from thermograd.runs.folder import read_metrics
 
-    path = folder.run_folder(run.identity)
     try:
         metrics, records = read_metrics(path), read_records(path)
-        return RunFiles(run, metrics, records, list(_rows(folder, run, metrics, records)))
+        return RunFiles(run, metrics, records, list(_rows(study, run, metrics, records)))
     except MALFORMED as error:
         damage = failure(error)
         warnings.warn(f"{run.arm}, seed {run.seed} ({path}) is damaged: {damage}.", stacklevel=2)
@@ -100,7 +104,7 @@ def load_study(path: Path | str) -> "pd.DataFrame":
 
 def _table(folder: StudyFolder) -> "pd.DataFrame":
     """Return the table of a study, with the files of one run in memory at a time."""
-    return table_of(_read_run(folder, run) for run in folder.runs)
+    return table_of(read_run(folder.study.name, run, folder.run_folder(run.identity)) for run in folder.runs)
 
 
 def table_of(runs: Iterable[RunFiles]) -> "pd.DataFrame":
@@ -180,7 +184,7 @@ def _make_metrics(connection: Any, folder: StudyFolder, whole: Path) -> None:
 
 
 def _rows(
-    folder: StudyFolder, run: StudyRun, metrics: list[dict[str, Any]], measured: list[Record]
+    study: str, run: StudyRun, metrics: list[dict[str, Any]], measured: list[Record]
 ) -> Iterator[dict[str, Any]]:
     points: dict[tuple[int, bool], list[Record]] = {}
     for record in measured:
@@ -188,7 +192,7 @@ def _rows(
             points.setdefault((record.step, record.split == "test"), []).append(record)
     for (step, _), records in sorted(points.items()):
         row = {
-            **_place(folder, run),
+            **_place(study, run),
             "dataset": records[0].dataset,
             "step": step,
             "epoch": records[0].epoch,
@@ -203,11 +207,11 @@ def _rows(
         yield row
 
 
-def _place(folder: StudyFolder, run: StudyRun) -> dict[str, Any]:
+def _place(study: str, run: StudyRun) -> dict[str, Any]:
     config, gradient = run.config, run.config["gradient"]
     generator = config["model"]["generator"]
     return {
-        "study": folder.study.name,
+        "study": study,
         "run": run.identity,
         "arm": run.arm,
         "ready": run.ready,

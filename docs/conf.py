@@ -1,7 +1,7 @@
 """The documentation site: `make docs` builds it from the repository's own files, without network.
 
-The source folder is the repository, so CONTRIBUTING, docs/ and notebooks/ are read where they lie and their links work on
- GitHub and on the site alike.
+The source folder is the repository, so CONTRIBUTING, docs/ and notebooks/ are read where they lie, and their
+links work on GitHub and on the site alike.
 """
 
 import sys

@@ -1,7 +1,9 @@
 """Evidence of image models and of separated modes: our intervals against references, as docs/validation.md has them.
 
-    python benchmarks/evidence_images.py runs/dense runs/conv      # hours: references by tempered chains
     python benchmarks/evidence_images.py                           # separated modes alone, minutes
+    python benchmarks/evidence_images.py RUN --images 8 --first 0 --out pieces   # and --first 8, 16, 24
+
+Images are taken in pieces, which are kept and not computed again; a table is of all pieces of a run that are there.
 
 The reference of an image model shares with what it checks only the metric: four ladders per image start at bank draws,
 are whitened by the Hessian at the best mode, exchange states, and give log p(x) by Bennett's ratios between rungs. It
@@ -36,28 +38,47 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("runs", nargs="*", type=Path)
     parser.add_argument("--images", type=int, default=32)
+    parser.add_argument("--first", type=int, default=0, help="the first training image of this piece")
+    parser.add_argument("--out", type=Path, default=Path("evidence-pieces"), help="folder of the pieces")
     parser.add_argument("--repeats", type=int, default=40, help="runs on separated modes")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     print("| model | method | evaluations | rms error | intervals | hold the truth | rms of intervals |")
     print("|---|---|---|---|---|---|---|")
-    for method, budget in (("laplace", 600), ("smc", 900), ("thermodynamic", 1000)):
-        settings = EvidenceSettings(method, budget, num_bank=3200)
-        found, truth = zip(*(modes(settings, seed) for seed in range(arguments.repeats)), strict=True)
-        print(
-            row("2-D modes", list(found), torch.cat(truth), torch.ones(16 * arguments.repeats).bool()),
-            flush=True,
-        )
+    if not arguments.runs:
+        for method, budget in (("laplace", 600), ("smc", 900), ("thermodynamic", 1000)):
+            settings = EvidenceSettings(method, budget, num_bank=3200)
+            found, truth = zip(*(modes(settings, seed) for seed in range(arguments.repeats)), strict=True)
+            print(row("2-D modes", list(found), torch.cat(truth), torch.ones(16 * arguments.repeats).bool()))
     for folder in arguments.runs:
-        run = load_run(folder)
-        x = batch_images(run.config, run.data("train"), range(arguments.images), 0, torch.device("cpu"))
-        truth, settled = reference(run.model.requires_grad_(False), x, torch.Generator().manual_seed(2))
-        print(f"{folder.name}: {int(settled.sum())} of {len(x)} references have settled", flush=True)
-        for method in ("laplace", "smc", "thermodynamic"):
-            for budget in (4000, 16_000):
-                settings = EvidenceSettings(method, budget)
-                found = estimate_evidence(run.model, x, settings, generator=torch.Generator().manual_seed(1))
-                print(row(folder.name, [found], truth, settled), flush=True)
+        image_model(folder, range(arguments.first, arguments.first + arguments.images), arguments.out)
+
+
+def image_model(folder: Path, images: range, out: Path) -> None:
+    """Compute one piece, of some training images of a run, and print the rows of all pieces of that run."""
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / f"{folder.name}-{images.start:04}-{len(images)}.pt"
+    if not path.exists():
+        run, generator = load_run(folder), torch.Generator().manual_seed(2 + images.start)
+        x = batch_images(run.config, run.data("train"), images, 0, torch.device("cpu"))
+        truth, settled = reference(run.model.requires_grad_(False), x, generator)
+        found = {
+            (method, budget): estimate_evidence(
+                run.model, x, EvidenceSettings(method, budget), generator=generator
+            )
+            for method, budget in (
+                ("laplace", 4000),
+                ("laplace", 16_000),
+                ("smc", 16_000),
+                ("thermodynamic", 4000),
+            )
+        }
+        torch.save({"truth": truth, "settled": settled, "found": found}, path)
+    pieces = [torch.load(each, weights_only=False) for each in sorted(out.glob(f"{folder.name}-*.pt"))]
+    truth, settled = (torch.cat([piece[name] for piece in pieces]) for name in ("truth", "settled"))
+    print(f"{folder.name}: {int(settled.sum())} of {len(settled)} references have settled")
+    for settings in pieces[0]["found"]:
+        print(row(folder.name, [piece["found"][settings] for piece in pieces], truth, settled), flush=True)
 
 
 def modes(settings: EvidenceSettings, seed: int) -> tuple[Evidence, Tensor]:

@@ -156,6 +156,22 @@ def test_left_and_right_sums_are_reported_as_bounds():
     assert (result.upper > model.log_evidence(x)).all()
 
 
+@pytest.mark.parametrize("num_rungs", [2, 3])
+def test_the_quadrature_error_of_two_rungs_is_half_of_the_bracket(num_rungs):
+    """Of three rungs it is a fifteenth of what leaving out the middle one changes."""
+    model, x, generator = next(random_twins(1))
+    t = power_schedule(num_rungs, 3.0)
+    found = thermodynamic_integration(exact_trace(model, x, t, 50, generator))
+    lower, upper = found.lower, found.upper
+    mean, variance = found.expected_log_likelihood, found.variance_log_likelihood
+    assert lower is not None and upper is not None and mean is not None and variance is not None  # noqa: PT018
+    wanted = (upper - lower).abs() / 2
+    if num_rungs == 3:
+        ends = corrected_trapezoid(t[::2], mean[::2], variance[::2])
+        wanted = (found.log_evidence - ends).abs() / 15
+    torch.testing.assert_close(found.quadrature_error, wanted)
+
+
 def test_moments_are_reported():
     model, x, generator = next(random_twins(1))
     t = power_schedule(5, 3.0)

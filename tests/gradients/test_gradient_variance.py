@@ -281,6 +281,17 @@ def test_two_batches_have_values_without_intervals():
     assert math.isfinite(float(found["batch_variance"].value))
 
 
+@pytest.mark.parametrize("num_batches", [2, 3, 4])
+def test_three_batches_are_the_fewest_with_intervals(num_batches):
+    moments = heavy_moments(0.0, (num_batches, 4))
+    found = summarise(moments) | {"jackknife": jackknife(torch.arange(1.0, num_batches + 2))}
+    for name, estimate in found.items():
+        assert estimate.value.isfinite().any(), name
+        assert bool(estimate.low.isfinite().any()) == (num_batches >= 3), name
+    uneven = replace(moments, within=moments.within * torch.logspace(0, 6, num_batches).double())
+    assert bool(heavy_tailed(uneven).all()) == bool(heavy_tailed(uneven).any()) == (num_batches >= 3)
+
+
 def test_jackknife_of_a_mean_is_students():
     values = torch.tensor([1.0, 2.0, 4.0, 7.0], dtype=torch.float64)
     leave_out = (values.sum() - values) / 3
@@ -607,6 +618,13 @@ def test_chains_that_have_not_mixed_are_told():
 def test_settings_of_the_reference_are_checked(settings, field):
     with pytest.raises(InputError, match=f"^`{field}` must be at least"):
         ReferenceSettings(**settings)
+
+
+def test_the_reference_takes_the_least_of_each_setting():
+    """A batch of one image among them, whose step sizes are (K, 1)."""
+    least = ReferenceSettings(num_rungs=2, num_chains=2, num_burn_in=0, every=1, num_steps=4)
+    case = make_case("linear", 1)
+    assert reference_gradient(case.model, case.x, seeded(2), least).r_hat.shape == (1,)
 
 
 # The peers' mistake, put in

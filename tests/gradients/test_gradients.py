@@ -134,6 +134,25 @@ def test_a_weight_of_0_for_one_image_drops_no_other():
     assert_same(found, dict(zip(found, expected, strict=True)))
 
 
+@pytest.mark.parametrize("values", [(1.0, 0.0), (0.0, -2.0), (1.0, 1.0)])
+def test_rungs_without_weight_cost_nothing(values, monkeypatch):
+    case = make_case("linear")
+    ladder = exact_ladder(case, SCHEDULE, 1, 1)
+    weights = torch.zeros(5, 1, 2).double()
+    weights[3, 0] = torch.tensor(values)
+    seen = {"log_likelihood": 0, "energy": 0}
+    for name in seen:
+        right = getattr(case.model, name)
+
+        def count(*inputs: Tensor, name: str = name, right=right) -> Tensor:
+            seen[name] += inputs[-1][..., 0].numel()
+            return right(*inputs)
+
+        monkeypatch.setattr(case.model, name, count)
+    learning_gradient(case.model, case.x, ladder, Weights(weights, weights, None))
+    assert seen == {"log_likelihood": 2, "energy": sum(value != 0 for value in values)}
+
+
 @every_pair
 @pytest.mark.parametrize("chunk_size", [1, 2, 5, 1000])
 def test_chunks_add_up_to_the_whole(chunk_size, estimator, prior_rule):

@@ -155,6 +155,8 @@ def test_running_moments_survive_a_checkpoint_and_a_move():
 BAD_SCHEDULES = [
     ([0.0, 0.5, 0.4, 1.0], "must rise, got 0.4 after 0.5 at rung 2"),
     ([0.0, 0.5, 0.5, 1.0], "must rise, got 0.5 after 0.5"),
+    ([0.0, 0.0, 1.0], "must rise, got 0.0 after 0.0 at rung 1"),
+    ([0.0, 0.5, 1.0, 1.0], "must rise, got 1.0 after 1.0 at rung 3"),
     ([0.1, 1.0], "start at exactly 0, got 0.1"),
     ([0.0, 0.9], "end at exactly 1, got 0.9"),
     ([0.0, math.nan, 1.0], "finite, got nan at rung 1"),

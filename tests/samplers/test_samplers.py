@@ -173,6 +173,20 @@ def test_mala_rejects_where_the_density_is_not_finite():
     assert 0 < draws.acceptance < 1
 
 
+def test_a_ratio_that_is_not_a_number_is_a_rejection():
+    model, x = linear()
+    target = Target(model, x)
+    state, proposal = (
+        target.evaluate(torch.full((1000, 2, 2), value, dtype=torch.float64)) for value in (0.0, 1.0)
+    )
+    log_ratio = torch.zeros(1000, 2, dtype=torch.float64)
+    log_ratio[:, 1] = math.nan
+    new, info = MALA.accept(state, proposal, log_ratio, seeded(9))
+    assert torch.equal(info.acceptance, torch.tensor([1.0, 0.0], dtype=torch.float64).expand(1000, 2))
+    assert torch.equal(new.position[:, 0], proposal.position[:, 0])
+    assert torch.equal(new.position[:, 1], state.position[:, 1])
+
+
 @pytest.mark.parametrize("kernel", [ULA, MALA])
 @pytest.mark.parametrize("step_size", [0.0, -0.1, math.nan, math.inf])
 def test_step_size_must_be_positive(kernel, step_size):

@@ -327,10 +327,8 @@ def _combine(first: Estimate, a: float, second: Estimate, b: float) -> Estimate:
 
 
 def _subsets(num_batches: int, like: Tensor) -> Tensor:
-    """Return which batches count, (n + 1, n): all of them, then all but each; a single batch alone."""
+    """Return which batches count, (n + 1, n): all of them, then all but each."""
     everything = torch.ones(1, num_batches, dtype=like.dtype)
-    if num_batches < 3:
-        return everything
     return torch.cat([everything, 1 - torch.eye(num_batches, dtype=like.dtype)])
 
 

@@ -200,7 +200,7 @@ class LadderSampler:
                     walk.sizes, mean, self.kernel.target_acceptance, gain=1 / (1 + step) ** 0.6
                 )
         sizes = self.step_sizes(walk.t)
-        sizes[self.lowest :] = flat(walk.sizes)
+        sizes[self.lowest :] = walk.sizes.reshape(sizes[self.lowest :].shape)
         return replace(self, kernel=replace(walk.kernel, step_size=sizes)), walk.state()
 
     def run(

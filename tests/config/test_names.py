@@ -39,6 +39,23 @@ def test_what_can_be_named_can_be_made(table: Table, made):
     assert sorted(table) == sorted(made)
 
 
+@pytest.mark.parametrize("name", names.KERNELS)
+def test_the_facts_of_kernels_are_those_of_their_classes(name: str):
+    kind = KERNELS[name]
+    assert names.KERNELS[name].takes_covariance == kind.takes_covariance
+    if kind.takes_covariance:
+        assert kind(0.1).with_covariance(torch.eye(2)).factor is not None
+    else:
+        with pytest.raises(InputError, match="take a covariance"):
+            kind(0.1).with_covariance(torch.eye(2))
+
+
+def test_auto_stands_for_networks_by_whether_there_are_labels():
+    assert names.choose_extractor("auto", has_labels=True).name == "classifier"
+    assert names.choose_extractor("auto", has_labels=False).name == "efficientnet"
+    assert names.choose_extractor("inception", has_labels=True).name == "inception"
+
+
 @pytest.mark.parametrize("name", names.SCHEDULES)
 def test_every_schedule_begins_with_as_few_rungs_as_it_says(name: str):
     fewest = names.SCHEDULES[name].min_rungs
@@ -98,6 +115,8 @@ ALLOWED = {
     "ladders/named.py": "SCHEDULES",
     "ladders/sampler.py": "POSTERIOR_STARTS",  # what a sampler offers; a run adds chains that persist
     "reports/style.py": "READY",
+    "config/names.py": "EXTRACTORS",  # what `auto` stands for
+    "evaluation/distances.py": "EXTRACTORS",  # what computes
 }
 
 

@@ -10,7 +10,7 @@ from thermograd.ladders.diagnostics import effective_sample_size
 from thermograd.ladders.sampler import LadderSampler
 from thermograd.samplers.covariance import base_covariance, factor_of, learn_from_chains, learnt_covariance
 from thermograd.samplers.langevin import ULA
-from thermograd.samplers.mala import MALA, preconditioned
+from thermograd.samplers.mala import MALA
 from thermograd.samplers.target import Target
 
 
@@ -168,11 +168,11 @@ def test_the_annealed_start_climbs_with_each_rungs_factor():
     torch.testing.assert_close(plain, with_factor)
 
 
-def test_another_kernel_than_mala_is_refused():
-    with pytest.raises(InputError, match=r"^`precondition` needs kernel mala, got ula"):
-        preconditioned(ULA(0.1), torch.eye(2))
+def test_a_kernel_whose_proposals_take_no_covariance_is_refused():
+    with pytest.raises(InputError, match=r"^`precondition` needs a kernel whose .* a covariance, got ula"):
+        ULA(0.1).with_covariance(torch.eye(2))
     model, x = narrow()
     sampler, generator = LadderSampler(temperatures(0.0, 1.0), ULA(0.1)), seeded(0)
     state = sampler.start(model, x, generator)
-    with pytest.raises(InputError, match=r"^`precondition` needs kernel mala, got ula"):
+    with pytest.raises(InputError, match=r"^`precondition` needs a kernel whose .* a covariance, got ula"):
         sampler.adapt(model, x, state, 3, generator, precondition=True)

@@ -110,7 +110,7 @@ def test_samples_go_on_from_the_stored_chains(tiny_config: MakeConfig):
         ),
         (
             {"prior_chains.num_updates": 2, "gradient.prior_rule": "covariance"},
-            "`prior_chains.num_updates` must be 1 with .* got 2",
+            "`prior_chains.num_updates` must be 1 for prior rule covariance, got 2",
         ),
         ({"prior_chains.num_updates": 0}, "`prior_chains.num_updates` must be"),
     ],

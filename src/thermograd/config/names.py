@@ -43,7 +43,12 @@ class EstimatorFacts(Facts):
 
 @dataclass(frozen=True)
 class PriorRuleFacts(Facts):
-    """Of an estimator of the prior's gradient; as in `EstimatorFacts`."""
+    """Of an estimator of the prior's gradient; as in `EstimatorFacts`, and
+
+    Attributes:
+        allows_updates: whether the energy can take further steps from the same posterior draws and new draws of the
+            prior.
+    """
 
     _: KW_ONLY
     min_chains: int = 1
@@ -52,6 +57,53 @@ class PriorRuleFacts(Facts):
     unbiased: bool = True
     uses_scores: bool = False
     states: Literal["last", "all"] = "last"
+    allows_updates: bool = False
+
+
+@dataclass(frozen=True)
+class KernelFacts(Facts):
+    """Of a kernel.
+
+    Attributes:
+        takes_covariance: whether its proposals can have a covariance, which chains then learn.
+    """
+
+    _: KW_ONLY
+    takes_covariance: bool = False
+
+
+@dataclass(frozen=True)
+class StartFacts(Facts):
+    """Of where chains begin.
+
+    Attributes:
+        persists: at the places where they ended at their last visit.
+        reads_prior: at draws of the prior's chains.
+        climbs: each rung at the place where the one below it ended.
+    """
+
+    _: KW_ONLY
+    persists: bool = False
+    reads_prior: bool = False
+    climbs: bool = False
+
+
+@dataclass(frozen=True)
+class EvidenceFacts(Facts):
+    """Of a method for the evidence.
+
+    Attributes:
+        particles: where the particles of sequential Monte Carlo come from; None for a method on ladders of chains.
+        anneals: whether a ladder's rungs are visited one after another, each by chains that come from the one below.
+        controls: whether control variates make its errors smaller.
+        by_ratios: whether it multiplies ratios of neighbouring rungs, so that its estimates are means of weights.
+    """
+
+    _: KW_ONLY
+    particles: Literal["modes", "bank"] | None = None
+    anneals: bool = False
+    controls: bool = False
+    by_ratios: bool = False
 
 
 @dataclass(frozen=True)
@@ -84,6 +136,7 @@ class ExtractorFacts(Facts):
     """Of a feature network for distances between sets of images.
 
     Attributes:
+        stands_for: the networks that are taken where all images have labels and where not; None for a network itself.
         needs_labels: whether it is trained on the data's own labels.
         needs_weights: whether it needs a file of weights.
         network: its name in records, with {data} for the name of the data.
@@ -93,12 +146,18 @@ class ExtractorFacts(Facts):
     """
 
     _: KW_ONLY
+    stands_for: tuple[str, str] | None = None
     needs_labels: bool = False
     needs_weights: bool = False
     network: str = ""
     num_features: int = 0
     distances: tuple[str, ...] = ()
     full_distances: tuple[str, ...] = ()
+
+    @property
+    def measures(self) -> bool:
+        """Return whether there are any distances."""
+        return self.stands_for is not None or bool(self.distances)
 
 
 LIKELIHOOD = "log p(x)"
@@ -181,6 +240,7 @@ PRIOR_RULES = Table(
             summary="energies at draws of the prior less those at draws of the posterior: the gradient of log p(x)",
             needs_prior_rung=False,
             default_rungs=2,
+            allows_updates=True,
         ),
         PriorRuleFacts(
             "contrast-stein",
@@ -210,8 +270,12 @@ PRIOR_RULES = Table(
 KERNELS = Table(
     "kernel",
     (
-        Facts("ula", summary="Langevin without a test of acceptance, biased by its step size"),
-        Facts("mala", summary="Langevin with a test of acceptance, whose step size adapts"),
+        KernelFacts("ula", summary="Langevin without a test of acceptance, biased by its step size"),
+        KernelFacts(
+            "mala",
+            summary="Langevin with a test of acceptance, whose step size adapts",
+            takes_covariance=True,
+        ),
     ),
 )
 
@@ -231,15 +295,15 @@ SCHEDULES = Table(
     ),
 )
 
-BASE = Facts("base", summary="draws of the base distribution")
-PERSISTENT = Facts("persistent", summary="where the chains ended at their last visit")
+BASE = StartFacts("base", summary="draws of the base distribution")
+PERSISTENT = StartFacts("persistent", summary="where the chains ended at their last visit", persists=True)
 PRIOR_STARTS = Table("start", (BASE, PERSISTENT))
 POSTERIOR_STARTS = Table(
     "start",
     (
         BASE,
-        Facts("prior", summary="draws of the prior chains"),
-        Facts("annealed", summary="each rung from where the one below it ended"),
+        StartFacts("prior", summary="draws of the prior chains", reads_prior=True),
+        StartFacts("annealed", summary="each rung from where the one below it ended", climbs=True),
         PERSISTENT,
     ),
 )
@@ -257,7 +321,11 @@ ENERGIES = Table("energy network", (Facts("dense", summary="a multi-layer percep
 EXTRACTORS = Table(
     "extractor",
     (
-        ExtractorFacts("auto", summary="classifier where there are labels, else efficientnet"),
+        ExtractorFacts(
+            "auto",
+            summary="classifier where there are labels, else efficientnet",
+            stands_for=("classifier", "efficientnet"),
+        ),
         ExtractorFacts(
             "classifier",
             summary="a network trained on the data's own labels",
@@ -291,21 +359,28 @@ EXTRACTORS = Table(
 
 
 def choose_extractor(name: str, has_labels: bool) -> ExtractorFacts:
-    """Return the feature network that a name stands for, with "auto" decided."""
-    if name == "auto":
-        name = "classifier" if has_labels else "efficientnet"
-    return EXTRACTORS[name]
+    """Return the feature network that a name stands for, by whether all images have labels."""
+    facts = EXTRACTORS[name]
+    return facts if facts.stands_for is None else EXTRACTORS[facts.stands_for[not has_labels]]
 
 
 EVIDENCE_METHODS = Table(
     "method",
     (
-        Facts("laplace", summary="sequential Monte Carlo from Gaussians at the posterior's modes, and back"),
-        Facts("smc", summary="sequential Monte Carlo from a bank of prior draws"),
-        Facts("thermodynamic", summary="thermodynamic integration with control variates"),
-        Facts("thermodynamic-plain", summary="thermodynamic integration without them"),
-        Facts("stepping-stone", summary="ratios of neighbouring rungs"),
-        Facts("annealed-importance-sampling", summary="annealing from draws of the prior"),
+        EvidenceFacts(
+            "laplace",
+            summary="sequential Monte Carlo from Gaussians at the posterior's modes, and back",
+            particles="modes",
+        ),
+        EvidenceFacts("smc", summary="sequential Monte Carlo from a bank of prior draws", particles="bank"),
+        EvidenceFacts(
+            "thermodynamic", summary="thermodynamic integration with control variates", controls=True
+        ),
+        EvidenceFacts("thermodynamic-plain", summary="thermodynamic integration without them"),
+        EvidenceFacts("stepping-stone", summary="ratios of neighbouring rungs", by_ratios=True),
+        EvidenceFacts(
+            "annealed-importance-sampling", summary="annealing from draws of the prior", anneals=True
+        ),
     ),
 )
 

@@ -118,9 +118,11 @@ class LearningConfig(Section):
         if self.gradient.clean_second_moments and self.optimiser.kind != "adam":
             raise ValueError("`gradient.clean_second_moments` needs optimiser.kind adam, got sgd")
         chains = self.posterior_chains
-        if chains.precondition != "none" and (chains.kernel, chains.start) != ("mala", "persistent"):
+        takes_covariance = names.KERNELS[chains.kernel].takes_covariance
+        if chains.learns_covariance and not (takes_covariance and chains.persists):
+            able = " or ".join(facts.name for facts in names.KERNELS.values() if facts.takes_covariance)
             raise ValueError(
-                f"`posterior_chains.precondition` {chains.precondition} needs kernel mala and start persistent, got "
+                f"`posterior_chains.precondition` {chains.precondition} needs kernel {able} and start persistent, got "
                 f"{chains.kernel} and {chains.start}"
             )
         if self.posterior_chains.exchange and self.gradient.num_rungs == 2:
@@ -142,9 +144,9 @@ class LearningConfig(Section):
             )
         dealt = self.gradient.num_chains * self.training.batch_size
         prior = self.prior_chains
-        if prior.num_updates > 1 and self.gradient.prior_rule != "contrast":
+        if prior.num_updates > 1 and not rule.allows_updates:
             raise ValueError(
-                f"`prior_chains.num_updates` must be 1 with another prior_rule than contrast, got {prior.num_updates}"
+                f"`prior_chains.num_updates` must be 1 for prior rule {rule.name}, got {prior.num_updates}"
             )
         if prior.num_rungs > 1 and prior.is_short_run:
             raise ValueError(
@@ -288,5 +290,7 @@ def evaluations_per_image(config: LearningConfig) -> int:
     gradient, chains = config.gradient, config.posterior_chains
     dealt = int(gradient.needs_prior_rung and not chains.exchange)
     num_rungs = gradient.num_rungs - (dealt or not gradient.needs_prior_rung)
-    begin = 1 + num_rungs * chains.num_start_steps if chains.start == "annealed" else num_rungs
+    begin = (
+        1 + num_rungs * chains.num_start_steps if names.POSTERIOR_STARTS[chains.start].climbs else num_rungs
+    )
     return gradient.num_chains * (begin + num_rungs * chains.num_steps + dealt)

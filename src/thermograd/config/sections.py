@@ -114,7 +114,12 @@ class PriorChainsConfig(Section):
     @property
     def is_short_run(self) -> bool:
         """Return whether chains begin at the base each time: then the energy learns a sampler, not a density."""
-        return self.start == "base"
+        return not self.persists
+
+    @property
+    def persists(self) -> bool:
+        """Return whether chains go on where they ended at their last visit."""
+        return names.PRIOR_STARTS[self.start].persists
 
 
 class PosteriorChainsConfig(Section):
@@ -144,6 +149,16 @@ class PosteriorChainsConfig(Section):
     restart_after: PositiveInt | None = Field(
         5, description="visits without a move after which a stored chain begins anew; None for never"
     )
+
+    @property
+    def persists(self) -> bool:
+        """Return whether chains go on where they ended at their last visit."""
+        return names.POSTERIOR_STARTS[self.start].persists
+
+    @property
+    def learns_covariance(self) -> bool:
+        """Return whether stored chains learn a covariance of their proposals."""
+        return self.precondition != "none"
 
 
 class ScheduleConfig(Section):

@@ -186,7 +186,7 @@ def measure_gradient(run: Run, split: Split, measure: MeasureConfig) -> Record:
     name, step, repeats = config.gradient.estimator, run.checkpoint.step, measure.num_repeats
     size = min(measure.batch_size or config.training.batch_size, len(data))
     changes, chains = Changes(batch_size=size), config.posterior_chains
-    if chains.start == "persistent":
+    if chains.persists:
         steps = max(chains.num_steps, START_STEPS)
         changes = Changes(batch_size=size, start="base", num_steps=steps)
     configs = {
@@ -212,7 +212,7 @@ def measure_gradient(run: Run, split: Split, measure: MeasureConfig) -> Record:
     fixed = measured("fixed", samplers, f"measure-fixed-{split}-{step}")
     fresh = measured("fresh", samplers, f"measure-fresh-{split}-{step}")
     as_trained = None
-    if chains.start == "persistent" and split == "train" and size == config.training.batch_size:
+    if chains.persists and split == "train" and size == config.training.batch_size:
         as_trained = measured("fresh", [Sampler(own.chains, {name: rule})], f"measure-as-trained-{step}")
     gradient = None
     if measure.keep_gradient:

@@ -28,6 +28,9 @@ from thermograd.runs.run import Run
 from thermograd.training.builder import load_data
 from thermograd.training.samples import Samples
 
+NETWORKS = {"efficientnet": EfficientNetFeatures, "inception": InceptionFeatures}
+"""The feature networks that are not trained on the data's own labels."""
+
 
 def make_extractor(
     name: str, data: str, splits: dict[str, ImageDataset], weights: Path | None = None
@@ -38,13 +41,11 @@ def make_extractor(
         InputError: an unknown name, a classifier of images without labels, or weights that are not installed.
     """
     names.EXTRACTORS.check(name, "extractor")
-    name = names.choose_extractor(name, all(split.labels is not None for split in splits.values())).name
-    if name == "none":
+    facts = names.choose_extractor(name, all(split.labels is not None for split in splits.values()))
+    if not facts.measures:
         return None
-    if name == "efficientnet":
-        return EfficientNetFeatures(weights)
-    if name == "inception":
-        return InceptionFeatures(weights)
+    if not facts.needs_labels:
+        return NETWORKS[facts.name](weights)
     train, test = splits["train"], splits["test"]
     if train.labels is None or test.labels is None:
         raise InputError(
@@ -71,7 +72,7 @@ def extractor_of_run(
     try:
         return make_extractor(settings.extractor, splits["test"].name, full, settings.weights), []
     except InputError as error:
-        if settings.extractor != "auto":
+        if names.EXTRACTORS[settings.extractor].stands_for is None:
             raise
         return None, [f"distances: {error}"]
 

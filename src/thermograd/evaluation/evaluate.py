@@ -12,7 +12,7 @@ from torch import Tensor
 
 from thermograd.data import ImageDataset, to_tensor
 from thermograd.evaluation.distances import distances_of_run, extractor_of_run
-from thermograd.evaluation.evidence import has_short_run_prior, summary
+from thermograd.evaluation.evidence import summary
 from thermograd.evaluation.prior import prior_of_run
 from thermograd.evaluation.records import Record, add_record, record_of
 from thermograd.evaluation.settings import EvaluationSettings
@@ -117,7 +117,8 @@ def _evidence_values(run: Run, data: ImageDataset, settings: EvaluationSettings)
     device = next(run.model.parameters()).device
     x = batch_images(run.config, data, range(min(settings.num_evidence, len(data))), 0, device)
     generator = stream(settings.seed, "evaluation-evidence", 0, device)
-    evidence = estimate_evidence(run.model, x, generator=generator, short_run_prior=has_short_run_prior(run))
+    short = run.config.prior_chains.is_short_run
+    evidence = estimate_evidence(run.model, x, generator=generator, short_run_prior=short)
     found = summary(evidence)
     error = found["standard_error_over_images"]
     value = {"value": found.pop("log_evidence"), "standard_error": error, "unit": "nats"}

@@ -36,7 +36,7 @@ def evidence_of_run(
     x = batch_images(run.config, data, range(min(num_images, len(data))), 0, device)
     generator = stream(seed, "evidence", 0, device)
     evidence = estimate_evidence(
-        run.model, x, settings, generator=generator, short_run_prior=has_short_run_prior(run)
+        run.model, x, settings, generator=generator, short_run_prior=run.config.prior_chains.is_short_run
     )
     stem = run.folder / f"evidence_{split}_{settings.method}"
     files = [str(write_table(evidence, stem.with_suffix(".csv")))]
@@ -59,11 +59,6 @@ def evidence_of_run(
     )
     add_record(run.folder, kept)
     return record | {"files": files}
-
-
-def has_short_run_prior(run: Run) -> bool:
-    """Return whether the run's prior was trained by chains that begin anew at the base distribution each time."""
-    return run.config.prior_chains.start == "base"
 
 
 def summary(evidence: Evidence) -> dict[str, Any]:

@@ -108,8 +108,9 @@ def _configs(config: RunConfig, settings: VarianceSettings) -> dict[str, RunConf
     configs: dict[str, RunConfig] = {
         name: estimator_config(config, name, changes) for name in settings.estimators
     }
-    starts = {each.posterior_chains.start for each in configs.values()}
-    if changes.start is None and ("persistent" in starts) and (len(starts) > 1 or settings.split != "train"):
+    every = [each.posterior_chains for each in configs.values()]
+    persist, differ = any(each.persists for each in every), len({each.start for each in every}) > 1
+    if changes.start is None and persist and (differ or settings.split != "train"):
         changes = changes.model_copy(update={"start": "base"})
         configs = {name: estimator_config(config, name, changes) for name in settings.estimators}
     if not settings.equal_cost:

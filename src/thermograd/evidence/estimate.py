@@ -102,9 +102,10 @@ def estimate_evidence(
         prior = run_prior(model, settings.bank_for(len(x)), settings.num_replicates, generator)
         each = settings.num_evaluations / settings.num_replicates
         share = prior.bank[..., 0].numel() / len(x)
-        if settings.method == "laplace":
+        facts = names.EVIDENCE_METHODS[settings.method]
+        if facts.particles == "modes":
             found, _ = from_modes(model, x, prior, each, generator, settings.chunk_size)
-        elif settings.method == "smc":
+        elif facts.particles == "bank":
             found, _ = from_bank(model, x, prior, each, generator, settings.chunk_size)
         else:
             found, share = (
@@ -112,7 +113,7 @@ def estimate_evidence(
                     model,
                     x,
                     prior.bank,
-                    settings.method,
+                    facts,
                     settings.num_rungs,
                     each,
                     generator,

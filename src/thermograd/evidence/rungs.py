@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from thermograd.config.names import EvidenceFacts
 from thermograd.errors import InputError
 from thermograd.evidence.annealing import anneal
 from thermograd.evidence.control_variates import num_draws_needed
@@ -46,7 +47,7 @@ def by_ladder(
     model: LatentModel,
     x: Tensor,
     bank: Tensor,
-    method: str,
+    method: EvidenceFacts,
     num_rungs: int,
     num_evaluations: float,
     generator: torch.Generator,
@@ -61,7 +62,7 @@ def by_ladder(
         model: any `LatentModel`.
         x: images (B, *image_shape).
         bank: (R, N, d), draws of the prior.
-        method: "thermodynamic", "thermodynamic-plain", "stepping-stone" or "annealed-importance-sampling".
+        method: one on ladders of chains.
         num_rungs: K, both ends counted.
         num_evaluations: for each image and ladder.
         generator: source of all randomness.
@@ -80,9 +81,9 @@ def by_ladder(
     num_pilot = max(SMALLEST_STEPS, round(PILOT_SHARE * total))
     burn_in = round(BURN_IN_SHARE * total)
     pilot = _pilot(model, x, bank, num_rungs, num_pilot, generator, chunk_size)
-    if method == "annealed-importance-sampling":
+    if method.anneals:
         return _annealed(model, x, bank, pilot, num_rungs * (total - num_pilot), generator)
-    controls = method == "thermodynamic" and (total - num_pilot - burn_in) * len(bank) >= num_draws_needed(
+    controls = method.controls and (total - num_pilot - burn_in) * len(bank) >= num_draws_needed(
         model.latent_dim
     )
     sampler = pilot.sampler
@@ -92,18 +93,16 @@ def by_ladder(
     _, info, trace = sampler.trace(model, x, state, total - num_pilot - burn_in, generator, scores=controls)
     estimate = (
         stepping_stone(trace, info)
-        if method == "stepping-stone"
+        if method.by_ratios
         else thermodynamic_integration(trace, "corrected", controls, info=info)
     )
     poor = {"stuck-chains": stuck_images(trace, info), **disagreement(estimate, info)}
-    if method == "stepping-stone" and estimate.variance_log_likelihood is not None:
+    if method.by_ratios and estimate.variance_log_likelihood is not None:
         spread = exponent_spread(estimate.inverse_temperatures, estimate.variance_log_likelihood)
         poor["weights"] = spread > SPREAD_LIMIT
     assert estimate.by_chain is not None
     spent = pilot.num_evaluations + info.num_evaluations
-    return Replicates(
-        estimate.by_chain, poor, spent, by_mean_weight=method == "stepping-stone", detail=estimate
-    )
+    return Replicates(estimate.by_chain, poor, spent, by_mean_weight=method.by_ratios, detail=estimate)
 
 
 def stuck_images(trace: LadderTrace, info: LadderInfo) -> Tensor:

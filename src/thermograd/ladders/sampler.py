@@ -24,7 +24,6 @@ from thermograd.ladders.walk import Walk
 from thermograd.models.latent_model import LatentModel
 from thermograd.samplers.covariance import base_covariance, learn_from_chains
 from thermograd.samplers.kernel import Kernel, adapted_step_size
-from thermograd.samplers.mala import preconditioned
 from thermograd.samplers.target import ChainState, Target, columns
 
 Start = Literal["base", "prior", "annealed"]
@@ -180,20 +179,20 @@ class LadderSampler:
         at no evaluation (`samplers.covariance`).
 
         Raises:
-            InputError: `num_steps` negative, or `precondition` for another kernel than MALA.
+            InputError: `num_steps` negative, or `precondition` for a kernel whose proposals take no covariance.
         """
         if num_steps < 0:
             raise InputError(f"`num_steps` must not be negative, got {num_steps}.")
         walk, covariance = self._walk(model, x, state, generator), None
         if precondition:
             covariance = base_covariance(walk.begin[:, 0], model.base_std)
-            walk.kernel = preconditioned(walk.kernel, covariance)
+            walk.kernel = walk.kernel.with_covariance(covariance)
         for step in range(num_steps):
             acceptance = walk.step()
             if covariance is not None and walk.pair is not None:
                 gain = LEARNING_GAIN / (1 + step / LEARNING_STEPS)
                 covariance = learn_from_chains(covariance, [walk.pair], gain, model.base_std)
-                walk.kernel = preconditioned(walk.kernel, covariance)
+                walk.kernel = walk.kernel.with_covariance(covariance)
             if self.kernel.target_acceptance is not None:
                 mean = acceptance.mean(1 if walk.sizes.shape[-1] > 1 else (1, 2), keepdim=True)
                 walk.sizes = adapted_step_size(

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from thermograd.config import names
-from thermograd.config.tables import Facts, Table
+from thermograd.config.names import KernelFacts
+from thermograd.config.tables import Table
 from thermograd.errors import InputError
 from thermograd.samplers.target import ChainState, Info, Target
 
@@ -27,6 +28,9 @@ class Kernel(ABC):
         target_acceptance: the mean acceptance that `step_size` is steered to, in (0, 1); None for a step size that
             stays as it is. Declare it as a field with a default, as `MALA` does, or as a class attribute.
         is_reversible: whether a step keeps detailed balance with p_t, which annealed importance sampling needs.
+        takes_covariance: whether its proposals can have a covariance, by `with_covariance`.
+        moves_by_score: whether a step is `langevin_move` by the score alone, and so may be taken without the rest of
+            the state. A class with a `step` of its own says so anew.
 
     Raises:
         InputError: `step_size` is a number and not positive, or `target_acceptance` outside (0, 1). Tensors are checked
@@ -37,14 +41,16 @@ class Kernel(ABC):
         True
     """
 
-    table: ClassVar[Table[Facts]] = names.KERNELS
+    table: ClassVar[Table[KernelFacts]] = names.KERNELS
     name: ClassVar[str]
     is_reversible: ClassVar[bool] = False
+    takes_covariance: ClassVar[bool] = False
+    moves_by_score: ClassVar[bool] = False
 
     step_size: float | Tensor
 
     @classmethod
-    def facts(cls) -> Facts:
+    def facts(cls) -> KernelFacts:
         """Return what is known of the kernel, as it is registered.
 
         Raises:
@@ -54,7 +60,13 @@ class Kernel(ABC):
             cls(1.0)
         except TypeError as error:
             raise InputError(f"`{cls.__name__}` must be made from a step size alone: {error}.") from None
-        return Facts(getattr(cls, "name", ""), summary=(inspect.getdoc(cls) or "").partition("\n")[0])
+        summary = (inspect.getdoc(cls) or "").partition("\n")[0]
+        return KernelFacts(getattr(cls, "name", ""), summary=summary, takes_covariance=cls.takes_covariance)
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "step" in vars(cls):
+            cls.moves_by_score = vars(cls).get("moves_by_score", False)
 
     def __post_init__(self) -> None:
         check_step_size(self.step_size)
@@ -70,6 +82,14 @@ class Kernel(ABC):
     def factor(self) -> Tensor | None:
         """Return the factor L of the covariance of its proposals, or None where it has no such covariance."""
         return None
+
+    def with_covariance(self, covariance: Tensor) -> "Kernel":
+        """Return the kernel with proposals of covariances h^2 C, C (..., d, d).
+
+        Raises:
+            InputError: a kernel whose proposals take none.
+        """
+        raise InputError(f"`precondition` needs a kernel whose proposals take a covariance, got {self.name}.")
 
     def on_rungs(self, rungs: slice, step_size: Tensor) -> "Kernel":
         """Return the kernel of some of a ladder's rungs, whose settings meet chains (K', M, B)."""

@@ -32,6 +32,7 @@ class ULA(Kernel):
     """
 
     name: ClassVar[str] = "ula"
+    moves_by_score: ClassVar[bool] = True
 
     def step(
         self, target: Target, state: ChainState, t: Tensor, generator: torch.Generator

@@ -17,7 +17,6 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from thermograd.errors import InputError
 from thermograd.samplers.covariance import factor_of
 from thermograd.samplers.kernel import Kernel
 from thermograd.samplers.target import ChainState, Info, Target
@@ -49,9 +48,14 @@ class MALA(Kernel):
 
     name: ClassVar[str] = "mala"
     is_reversible: ClassVar[bool] = True
+    takes_covariance: ClassVar[bool] = True
 
     target_acceptance: float | None = 0.574
     factor: Tensor | None = None
+
+    def with_covariance(self, covariance: Tensor) -> "MALA":
+        """Return the kernel with proposals of covariances h^2 C, C (..., d, d)."""
+        return replace(self, factor=factor_of(covariance))
 
     def on_rungs(self, rungs: slice, step_size: Tensor) -> "MALA":
         """Return the kernel of some of a ladder's rungs, whose settings meet chains (K', M, B)."""
@@ -91,14 +95,3 @@ class MALA(Kernel):
         """Return L^T ∇ log p_t, the score in the coordinates L^-1 z, (..., d)."""
         score = state.score(t)
         return score if self.factor is None else (self.factor.mT @ score.unsqueeze(-1)).squeeze(-1)
-
-
-def preconditioned(kernel: Kernel, covariance: Tensor) -> MALA:
-    """Return a kernel whose proposals have covariances h^2 C, C (..., d, d).
-
-    Raises:
-        InputError: another kernel than MALA.
-    """
-    if not isinstance(kernel, MALA):
-        raise InputError(f"`precondition` needs kernel mala, got {kernel.name}.")
-    return replace(kernel, factor=factor_of(covariance))

@@ -39,6 +39,11 @@ class Arm:
     to: str | None = None
     seeds: tuple[int, ...] = ()
 
+    @property
+    def is_matched(self) -> bool:
+        """Return whether its chains are as many as the cost of another arm pays for."""
+        return self.ready is not None and "to" in READY[self.ready].parameters
+
 
 def expand_arms(study: StudyFile) -> list[Arm]:
     """Return every arm of a study in every cell, in the order of the file."""
@@ -85,7 +90,7 @@ def ready_settings(arm: ArmConfig) -> Iterator[tuple[str, dict[str, Any]]]:
         settings["gradient.num_chains"] = arm.num_chains or 2 * estimator.min_chains
         for c in arm.multipliers:
             yield f"-c{c:g}", settings | {"gradient.noise_multiplier": c}
-    elif arm.ready == "placebo":
+    elif "streams" in arm.parameters:
         for number in arm.streams or (1,):
             yield "" if arm.streams is None else f"-s{number}", settings | {"chain_stream": number}
     else:

@@ -21,7 +21,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from thermograd.config.fields import Named, Number, PositiveFloat, PositiveInt, Section
 from thermograd.config.measure import MeasureConfig
-from thermograd.config.names import preset_names
+from thermograd.config.names import EXTRACTORS, preset_names
 from thermograd.config.plugins import load_plugins, with_whole_paths
 from thermograd.config.resolve import validate
 from thermograd.config.schema import PluginFile, RunConfig
@@ -138,6 +138,11 @@ class ArmConfig(Section):
             raise ValueError(f"must hold different values, at least one, got {list(values)}")
         return values
 
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """Return the settings that belong to the arm as it comes ready."""
+        return () if self.ready is None else READY[self.ready].parameters
+
     @model_validator(mode="after")
     def _check(self) -> "ArmConfig":
         for name in sorted({name for arm in READY.values() for name in arm.parameters}):
@@ -146,8 +151,8 @@ class ArmConfig(Section):
                 raise ValueError(
                     f"has {name!r}, which belongs to ready: {' | '.join(arms)}, got {self.ready}"
                 )
-        if self.ready == "noise-dial" and self.multipliers is None:
-            raise ValueError("needs `multipliers` for ready: noise-dial")
+        if "multipliers" in self.parameters and self.multipliers is None:
+            raise ValueError(f"needs `multipliers` for ready: {self.ready}")
         return self
 
 
@@ -215,7 +220,7 @@ class StudyFile(Section):
         if contrast.a == contrast.b:
             raise ValueError(f"`{place}` must compare two arms, got {contrast.a!r} twice")
         if contrast.metric.startswith("distance:"):
-            if self.measure.extractor == "none":
+            if not EXTRACTORS[self.measure.extractor].measures:
                 raise ValueError(
                     f"`{place}.metric` {contrast.metric!r} needs measure.extractor other than none"
                 )

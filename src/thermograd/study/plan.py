@@ -93,7 +93,7 @@ def _match_compute(study: StudyFile, arms: list[Arm]) -> list[tuple[RunConfig, d
     ]
     by_name = {arm.name: config for arm, config in zip(arms, configs, strict=True)}
     for i, arm in enumerate(arms):
-        if arm.ready != "vanilla-matched":
+        if not arm.is_matched:
             continue
         ladders = [a.name for a in arms if by_name[a.name].gradient.needs_prior_rung and a.cell == arm.cell]
         if arm.to is None and not ladders:

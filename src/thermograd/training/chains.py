@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from thermograd.config import names
 from thermograd.config.schema import LearningConfig
 from thermograd.errors import Caution, InputError
 from thermograd.gradients.rules import ESTIMATORS, PRIOR_RULES
@@ -29,7 +30,6 @@ from thermograd.ladders.sampler import Bottom, LadderSampler
 from thermograd.models.latent_model import LatentModel
 from thermograd.samplers.covariance import base_covariance, learn_from_chains
 from thermograd.samplers.kernel import adapted_step_size
-from thermograd.samplers.mala import preconditioned
 from thermograd.samplers.named import make_kernel
 from thermograd.samplers.prior import PriorDraws
 from thermograd.samplers.target import Target, columns
@@ -97,19 +97,19 @@ class Chains:
         if any(rule.needs_prior_rung for rule in rules):
             self.bottom = "chains" if chains.exchange else "dealt"
         self.uses_scores = any(rule.uses_scores for rule in rules)
-        self.runs_prior_chains = self.bottom != "chains" or chains.start == "prior"
+        self.runs_prior_chains = self.bottom != "chains" or names.POSTERIOR_STARTS[chains.start].reads_prior
         self.schedule = make_schedule(gradient.schedule, gradient.num_rungs)
         self.step_sizes = torch.full((gradient.num_rungs,), chains.step_size, device=self.device)
         self.moments = RunningMoments(gradient.num_rungs, decay=0.99)
         self.swap_rates: Tensor | None = None
-        self.stored = self._make_store(model, num_images) if chains.start == "persistent" else None
+        self.stored = self._make_store(model, num_images) if chains.persists else None
         shape = (0, 0, 0) if self.stored is None else self.stored.shape[:3]
         self.log_factors = torch.zeros(shape[:2], dtype=like.dtype, device=self.device)
         self.num_still = torch.zeros(shape, dtype=torch.int16, device=self.device)
         self.num_restarted = torch.zeros((), dtype=torch.int64)
         self.covariances: Tensor | None = None
         self.base_std = model.base_std
-        if chains.precondition == "secant" and self.stored is not None:
+        if chains.learns_covariance and self.stored is not None:
             self.covariances = base_covariance(self.stored[:, :, 0], model.base_std)
         # A ladder of its own t = 0 needs no prior chains, but further updates of the energy run them.
         runs = self.runs_prior_chains or config.prior_chains.num_updates > 1
@@ -130,7 +130,7 @@ class Chains:
     def _make_store(self, model: LatentModel, num_images: int) -> Tensor:
         shape = (num_images, self.num_running_rungs, self.config.gradient.num_chains)
         size = 4 * math.prod(shape) * model.latent_dim
-        learnt = self.config.posterior_chains.precondition != "none"
+        learnt = self.config.posterior_chains.learns_covariance
         square = 4 * math.prod(shape[:2]) * model.latent_dim**2 * learnt
         if size + square > LARGEST_STORE:
             raise InputError(
@@ -177,7 +177,7 @@ class Chains:
             sizes = sizes.unsqueeze(1) * factors
         kernel = make_kernel(config.posterior_chains.kernel, sizes)
         if self.covariances is not None:
-            kernel = preconditioned(kernel, self.covariances[index].transpose(0, 1))
+            kernel = kernel.with_covariance(self.covariances[index].transpose(0, 1))
         return LadderSampler(
             self.schedule,
             kernel,

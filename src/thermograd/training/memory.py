@@ -56,7 +56,7 @@ def estimated_memory(config: RunConfig, num_images: int) -> Memory:
     pixels = config.training.batch_size * math.prod(model.image_shape)
     return Memory(
         weights=BYTES * copies * num_weights(config),
-        stored_chains=BYTES * stored if chains.start == "persistent" else 0,
+        stored_chains=BYTES * stored if chains.persists else 0,
         step=BYTES * (COPIES_OF_OUTPUTS * evaluated * outputs + pixels),
     )
 

@@ -72,9 +72,10 @@ def estimator_config(config: Learning, estimator: str, changes: Changes) -> Lear
     same = (num_rungs, gradient["num_chains"]) == (old_rungs, config.gradient.num_chains)
     if changes.start is not None:
         chains["start"] = changes.start
-    elif chains["start"] == "persistent" and not same:
+    elif config.posterior_chains.persists and not same:
         chains["start"] = "base"
-    if (chains["kernel"], chains["start"]) != ("mala", "persistent"):
+    takes_covariance = names.KERNELS[chains["kernel"]].takes_covariance
+    if not (takes_covariance and names.POSTERIOR_STARTS[chains["start"]].persists):
         chains["precondition"] = "none"  # covariances are stored with the run's chains
     batch_size = changes.batch_size or config.training.batch_size
     prior["num_updates"] = 1
@@ -130,7 +131,7 @@ def _make_chains(own: Chains, model: LatentModel, config: LearningConfig, x: Ten
     chains.prior.borrow(own.prior, model, stream(own.config.seed, "probe-prior", 0, own.device))
     gradient, settings, run = config.gradient, config.posterior_chains, own.config
     same_rungs = gradient.num_rungs == run.gradient.num_rungs
-    if settings.start == "persistent":
+    if settings.persists:
         fits = same_rungs and gradient.num_chains == run.gradient.num_chains
         fits = fits and chains.num_running_rungs <= own.num_running_rungs
         if own.stored is None or not fits or not stored:

@@ -41,15 +41,17 @@ def modes_rows(settings: Settings) -> Iterator[Row]:
 
     cold = [draw(torch.tensor([0.0, 1.0], dtype=torch.float64), 16, r) for r in range(MODES_REPEATS)]
     mixed = [draw(geometric_schedule(8, 0.003), 2, r) for r in range(MODES_REPEATS)]
-    for name, ladders in (("maximum-likelihood", cold), ("tempered", mixed), ("multistate", mixed)):
+    for name, ladders, stays in (
+        ("maximum-likelihood", cold, True),
+        ("tempered", mixed, False),
+        ("multistate", mixed, False),
+    ):
         found = []
         for ladder, _ in ladders:
             weights = compute_weights(ladder, ESTIMATORS[name], PRIOR_RULES["contrast"])
             parts = learning_gradient(model, x, ladder, weights)
             found.append(torch.cat([parts[key].flatten() for key in names]))
-        yield _row(
-            f"{name}, all states", ladders[0][1], torch.stack(found), exact, name == "maximum-likelihood"
-        )
+        yield _row(f"{name}, all states", ladders[0][1], torch.stack(found), exact, stays)
 
 
 def _row(name: str, num_evaluations: float, draws: Tensor, exact: Tensor, stays: bool) -> Row:

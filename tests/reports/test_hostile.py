@@ -19,8 +19,9 @@ from thermograd.reports.style import STYLE, Look, arm_legend, panels
 from thermograd.runs.pictures import own_style, save_curves
 from thermograd.study import query_study, read_study_file
 from thermograd.study.file import parse_study
-from thermograd.study.folder import make_study, open_study, study_status
+from thermograd.study.folder import make_study, open_study
 from thermograd.study.results import csv_text, load_study
+from thermograd.study.status import study_status
 from thermograd.study.work import work
 
 NAMES = [

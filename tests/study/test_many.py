@@ -47,8 +47,8 @@ def many(images_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     whole = json.loads((path / "study.json").read_text())
     first = folder.run_folder(run.identity)
     for i in range(1, NUM_RUNS):
-        whole["runs"].append({**whole["runs"][0], "identity": f"{i:012x}", "seed": i})
-        other = folder.run_folder(f"{i:012x}")
+        whole["runs"].append({**whole["runs"][0], "identity": f"{i:012x}", "folder": f"run-{i}", "seed": i})
+        other = path / "runs" / f"run-{i}"
         other.mkdir()
         for name in ("status.json", "metrics.jsonl"):
             (other / name).symlink_to(first / name)

@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from pydantic import TypeAdapter
 
 from conftest import TINY
 from thermograd.cli import run as run_command_line
@@ -36,11 +37,12 @@ from thermograd.study.arms import expand_arms
 from thermograd.study.attempts import STALE, Claim, claim, read_attempts
 from thermograd.study.clusters import read_cluster_file
 from thermograd.study.file import parse_study, ready_studies
-from thermograd.study.folder import extend_study, is_done, make_study, open_study, study_status
+from thermograd.study.folder import extend_study, make_study, named, open_study
 from thermograd.study.plan import check_metrics, check_weights, plan_runs, time_steps
 from thermograd.study.results import TIME_COLUMNS
 from thermograd.study.run import StudyRun
-from thermograd.study.work import work
+from thermograd.study.status import is_done, study_status
+from thermograd.study.work import measure_study, measured_otherwise, work
 from thermograd.training.builder import batch_images, build_model, load_data
 from thermograd.training.trainer import Trainer
 
@@ -535,8 +537,10 @@ def test_the_table_has_a_row_for_each_measurement(finished: Path):
     assert vanilla["split"].tolist() == ["train", "test"] * 2
     # One chain of 2 steps and its start: 3 evaluations, for each of 8 images per step.
     assert vanilla["evaluations"].tolist() == [8 * 8 * 3] * 2 + [12 * 8 * 3] * 2
-    run = vanilla["run"].iloc[0]
-    measured = [read_records(finished / "runs" / run, kind) for kind in ("evaluation", "variance")]
+    assert vanilla["folder"].tolist() == ["vanilla-seed1"] * 4
+    measured = [
+        read_records(finished / "runs" / "vanilla-seed1", kind) for kind in ("evaluation", "variance")
+    ]
     values = [r.values["quantities"]["reconstruction_mean_square_error"]["value"] for r in measured[0]]
     assert vanilla["reconstruction_mean_square_error"].tolist() == values
     blocks = [r.values["estimators"]["maximum-likelihood"]["blocks"] for r in measured[1]]
@@ -676,7 +680,7 @@ def test_what_is_measured_may_change_once_a_study_has_begun(tiny_study: MakeStud
     held = make_study(parse_study(tiny_study(seeds=1)), path)
     changed = make_study(parse_study(tiny_study(seeds=1, measure={**MEASURE, "every": "1 epoch"})), path)
     assert changed.study.measure.every == "1 epochs"
-    assert changed.runs == held.runs
+    assert [run.identity for run in changed.runs] == [run.identity for run in held.runs]
     assert open_study(path).study == changed.study
 
 
@@ -772,9 +776,10 @@ def test_a_run_that_fails_for_good_is_reported_and_the_others_go_on(tiny_study: 
 
 def living(out: Path) -> Iterator[dict[str, Any]]:
     """Yield the facts of attempts at work whose run has a checkpoint and is not at its end."""
-    for run in open_study(out).runs if (out / "study.json").exists() else ():
-        attempts = read_attempts(out / "attempts" / run.identity)
-        checkpoints = sorted((out / "runs" / run.identity / "checkpoints").glob("step_*"))
+    folder = open_study(out) if (out / "study.json").exists() else None
+    for run in folder.runs if folder is not None else ():
+        attempts = read_attempts(folder.attempts_folder(run.identity))
+        checkpoints = sorted((folder.run_folder(run.identity) / "checkpoints").glob("step_*"))
         if (
             attempts
             and attempts[-1].is_alive()
@@ -887,3 +892,85 @@ def test_killed_workers_and_a_killed_scheduler_lose_nothing(tiny_study: MakeStud
 def test_another_chain_stream_is_another_run():
     config, _ = resolve("digits")
     assert resolve("digits", overrides={"chain_stream": 1})[0].identity != config.identity
+
+
+# --- a study that grows ---
+
+
+def test_a_study_grows_by_seeds_and_arms_from_its_folder(
+    tiny_study: MakeStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    path = tmp_path / "study"
+    first = make_study(parse_study(tiny_study(seeds=1)), path)
+    started: list[str] = []
+    monkeypatch.setattr(
+        "thermograd.cli.study._run", lambda folder, *_: started.extend(r.folder for r in folder.runs)
+    )
+    arm = "late: {ready: complete, num_rungs: 4}"
+    assert run_command_line(["study", "add", str(path), "--seeds", "3", "--arm", arm]) == 0
+    assert "7 new runs." in capsys.readouterr().err
+    held = open_study(path)
+    assert held.runs[:2] == first.runs
+    assert [run.folder for run in held.runs] == started
+    assert sorted(started) == [
+        f"{a}-seed{seed}" for a in ("complete", "late", "vanilla") for seed in range(3)
+    ]
+    assert [run.added for run in held.runs] == [0] * 2 + [1] * 7
+    before = (path / "study.json").read_bytes()
+    for words, message in (
+        (["--arm", arm], "`arm` 'late' is one of the study already"),
+        (["--arm", "late"], "`--arm` must be one arm such as"),
+        (["--seeds", "2"], "lack a run of the study: "),
+        (["--seeds", "0"], "`seeds` must be at least 1, got 0"),
+        ([], "needs --seeds or --arm"),
+        (["--seeds", "4", "--out", "x"], "`--out` is for a study file"),
+    ):
+        assert run_command_line(["study", "add", str(path), *words]) == 2
+        assert message in capsys.readouterr().err
+    assert (path / "study.json").read_bytes() == before
+
+
+def test_settings_that_change_no_trained_number_may_change_in_a_study(tiny_study: MakeStudy, tmp_path: Path):
+    path = tmp_path / "study"
+    held = make_study(parse_study(tiny_study(seeds=1)), path)
+    changed = make_study(parse_study(tiny_study(seeds=1, overrides={"training.num_checkpoints": 7})), path)
+    assert [run.identity for run in changed.runs] == [run.identity for run in held.runs]
+    assert changed.runs[0].resolved.training.num_checkpoints == 7
+    with pytest.raises(InputError, match=r"another version of study 'tiny' \(changed: overrides\)"):
+        make_study(parse_study(tiny_study(seeds=1, overrides={"optimiser.prior_lr": 1e-3})), path)
+
+
+def test_runs_that_were_measured_otherwise_are_told_and_measured_anew(tiny_study: MakeStudy, tmp_path: Path):
+    path, one = tmp_path / "study", {"seeds": 1, "arms": {"vanilla": {"ready": "vanilla"}}}
+    folder = make_study(parse_study(tiny_study(**one)), path)
+    (run,) = folder.runs
+    work(folder, run.identity)
+    assert measured_otherwise(folder) == []
+    folder = make_study(parse_study(tiny_study(**one, measure={**MEASURE, "num_batches": 4})), path)
+    assert measured_otherwise(folder) == list(folder.runs)
+    assert {
+        each.settings["num_batches"]
+        for each in measure_study(folder, False, print)
+        if each.kind == "variance"
+    } == {4}
+    assert measured_otherwise(folder) == []
+    assert measure_study(folder, False, print) == []
+    assert len(load_study(path)) == 2  # the newest measurement of a step counts
+    assert run_command_line(["measure", str(path), "--batches", "5"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("arms", "folders"),
+    [
+        (("a/b", "a b", "A-B"), ("a-b-seed0", "a-b-seed0-1", "A-B-seed0-2")),
+        (("../x", "дуга", "x" * 200), ("x-seed0", "seed0", f"{'x' * 80}-seed0")),
+        (("p[model.latent_dim=16]",), ("p-model.latent_dim=16-seed0",)),
+    ],
+)
+def test_folders_of_runs_are_named_by_arm_and_seed(
+    arms: tuple[str, ...], folders: tuple[str, ...], tiny_study: MakeStudy
+):
+    (run,) = plan_runs(parse_study(tiny_study(seeds=1, arms={"vanilla": {"ready": "vanilla"}})))
+    runs = named([replace(run, arm=arm, identity=str(i)) for i, arm in enumerate(arms)])
+    assert tuple(each.folder for each in runs) == folders
+    TypeAdapter(list[StudyRun]).validate_python([{**each.plain(), "identity": "0" * 12} for each in runs])

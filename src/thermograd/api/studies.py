@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from thermograd.errors import RunError
 from thermograd.study import clusters, engine, load_study, read_study_file, write_tables
-from thermograd.study.folder import is_done, make_study
+from thermograd.study.folder import make_study
+from thermograd.study.status import is_done
 from thermograd.study.work import prepare_features
 from thermograd.validation import Settings, Validation, validate
 

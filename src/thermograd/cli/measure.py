@@ -1,5 +1,6 @@
 """`thermograd sample`, `evaluate`, `compare` and `evidence`."""
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -115,24 +116,34 @@ def measure(folder: Path, again: bool, as_json: bool, **options: Any) -> None:
     """Measure the run in DIR at the breaks of its training that were not measured, or whose measurement failed.
 
     The gradient's variance, images, energies and distances, on training and test images, as the run's own settings say;
-    options change them. Training at DIR is not touched.
+    options change them. Training at DIR is not touched. Of a study, all runs are measured as its file says now.
     """
     from thermograd.cli.options import given
     from thermograd.evaluation.clock import measure_run
     from thermograd.evaluation.records import FILE
     from thermograd.runs.folder import open_config
 
-    own = open_config(folder).measure.model_dump()
-    wanted = given(
-        "measure", {**own, **{name: value for name, value in options.items() if value not in (None, ())}}
-    )
-    with holding(folder, "measure"):
-        records = measure_run(folder, wanted, again=again, on_message=lambda line: click.echo(line, err=True))
+    changed = {name: value for name, value in options.items() if value not in (None, ())}
+    tell = partial(click.echo, err=True)
+    if (folder / "study.json").is_file():
+        from thermograd.study.folder import open_study
+        from thermograd.study.work import measure_study
+
+        if changed:
+            raise InputError(
+                f"`{min(changed)}` is for a run; a study is measured as its file says: change `measure` there, "
+                f"and `study run` it again."
+            )
+        records = measure_study(open_study(folder), again, tell)
+    else:
+        wanted = given("measure", {**open_config(folder).measure.model_dump(), **changed})
+        with holding(folder, "measure"):
+            records = measure_run(folder, wanted, again=again, on_message=tell)
 
     def text() -> None:
         for record in records:
             print_record(record)
-        kept = f"{len(records)} records in {folder / FILE}"
+        kept = f"{len(records)} records in {FILE} of {folder}"
         click.echo(
             kept if records else "All breaks are measured; --all measures every kept checkpoint again."
         )

@@ -3,57 +3,19 @@
 import json
 import time
 from collections import Counter
-from collections.abc import Callable
 from contextlib import AbstractContextManager
-from functools import partial, reduce
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from thermograd.cli.common import emit, folder_argument, json_option, print_table
+from thermograd.cli.common import emit, folder_argument, json_option, parse_value, print_table
+from thermograd.cli.where import Where, file_argument, path, positive, where_it_runs
 from thermograd.errors import InputError, one_line
 
 if TYPE_CHECKING:
     from thermograd.study.folder import StudyFolder
-
-path = click.Path(path_type=Path)
-file_argument = click.argument("file", metavar="FILE", type=path)
-positive = click.IntRange(min=1)
-WHERE = (
-    file_argument,
-    click.option("--out", type=path, help="Study folder [default: studies/NAME]."),
-    click.option(
-        "--workers", type=positive, help="Processes on this machine [default: one per GPU, or by cores]."
-    ),
-    click.option(
-        "--scheduler", metavar="ADDRESS", help="A Dask scheduler that runs already, e.g. tcp://host:8786."
-    ),
-    click.option(
-        "--cluster", type=path, help="YAML file of a Dask cluster to start: class, num_workers, options."
-    ),
-    click.option("--attempts", default=2, type=positive, show_default=True, help="Times a run may fail."),
-    click.option(
-        "--stalled",
-        default=600,
-        type=positive,
-        show_default=True,
-        help="Seconds without progress after which the process of a run is killed and begun again.",
-    ),
-    click.option(
-        "--wait",
-        default=86_400,
-        type=positive,
-        show_default=True,
-        help="Seconds without any worker after which the study ends.",
-    ),
-    json_option,
-)
-
-
-def where_it_runs(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the file, folder and workers that `run` and `add` share."""
-    return reduce(lambda wrapped, option: option(wrapped), reversed(WHERE), command)
 
 
 @click.group()
@@ -132,17 +94,7 @@ def _plan(file: Path, workers: int) -> tuple[dict[str, Any], Any]:
 
 @study.command()
 @where_it_runs
-def run(
-    file: Path,
-    out: Path | None,
-    workers: int | None,
-    scheduler: str | None,
-    cluster: Path | None,
-    attempts: int,
-    stalled: int,
-    wait: int,
-    as_json: bool,
-) -> None:
+def run(file: Path, out: Path | None, as_json: bool, **where: Any) -> None:
     """Bring every run of FILE to its end, on this machine or a cluster.
 
     The same command again goes on: done runs are not done again, others go on from their last checkpoint.
@@ -150,88 +102,100 @@ def run(
     from thermograd.study.file import read_study_file
     from thermograd.study.folder import make_study
 
-    _check_where(workers, scheduler, cluster)
+    place = Where(**where)
+    place.check()
     described = read_study_file(file)
-    folder = make_study(described, out or Path("studies") / described.name)
-    _run(folder, workers, scheduler, cluster, attempts, (stalled, wait), as_json)
+    _run(make_study(described, out or Path("studies") / described.name), place, as_json)
 
 
 @study.command()
 @where_it_runs
+@click.option(
+    "--seeds", metavar="SEEDS", help="A count, or a list such as [0, 1, 5], those of the study among them."
+)
+@click.option(
+    "--arm",
+    "arms",
+    multiple=True,
+    metavar="YAML",
+    help="An arm, 'NAME: {ready: complete, powers: [5]}'; may be repeated.",
+)
 def add(
     file: Path,
     out: Path | None,
-    workers: int | None,
-    scheduler: str | None,
-    cluster: Path | None,
-    attempts: int,
-    stalled: int,
-    wait: int,
+    seeds: str | None,
+    arms: tuple[str, ...],
     as_json: bool,
+    **where: Any,
 ) -> None:
-    """Extend a study by the arms, seeds and cells that FILE has more, and run them.
+    """Extend a study by seeds and arms, and run them; FILE is its folder, or a file that has more than the study.
 
     What was named before the first run stays: contrasts, and every run there is.
     """
     from thermograd.study.file import read_study_file
-    from thermograd.study.folder import extend_study
+    from thermograd.study.folder import extend_study, larger_study, open_study
 
-    _check_where(workers, scheduler, cluster)
-    described = read_study_file(file)
-    folder, num_new = extend_study(described, out or Path("studies") / described.name)
+    place = Where(**where)
+    place.check()
+    is_folder = (file / "study.json").is_file()
+    if is_folder and out is not None:
+        raise InputError(f"`--out` is for a study file, got {out} with the study folder {file}.")
+    if is_folder and seeds is None and not arms:
+        raise InputError(f"`study add` {file} needs --seeds or --arm.")
+    described = open_study(file).study if is_folder else read_study_file(file)
+    more = None if seeds is None else parse_value(seeds, "--seeds")
+    described = larger_study(described, more, dict(map(_arm, arms)), file if is_folder else None)
+    folder, num_new = extend_study(described, file if is_folder else out or Path("studies") / described.name)
     click.echo(f"{num_new} new runs.", err=True)
-    _run(folder, workers, scheduler, cluster, attempts, (stalled, wait), as_json)
+    _run(folder, place, as_json)
 
 
-def _check_where(workers: int | None, scheduler: str | None, cluster: Path | None) -> None:
-    if sum(choice is not None for choice in (workers, scheduler, cluster)) > 1:
-        raise InputError("`--workers`, `--scheduler` and `--cluster` exclude each other.")
-    if cluster is not None:
-        from thermograd.study.clusters import read_cluster_file
+def _arm(text: str) -> tuple[str, Any]:
+    found = parse_value(text, "--arm")
+    if not isinstance(found, dict) or len(found) != 1:
+        raise InputError(
+            f"`--arm` must be one arm such as 'late: {{ready: complete, powers: [5]}}', got {text!r}."
+        )
+    return next(iter(found.items()))
 
-        read_cluster_file(cluster)  # a mistake in it is found before the study folder is made
 
-
-def _run(
-    folder: "StudyFolder",
-    workers: int | None,
-    scheduler: str | None,
-    cluster: Path | None,
-    attempts: int,
-    patience: tuple[int, int],
-    as_json: bool,
-) -> None:
+def _run(folder: "StudyFolder", where: Where, as_json: bool) -> None:
     import torch
 
     from thermograd.study.clusters import cluster_client, default_num_workers, local_client, remote_client
     from thermograd.study.engine import Patience, run_study
-    from thermograd.study.folder import needs_work
     from thermograd.study.results import write_tables
-    from thermograd.study.work import prepare_features
+    from thermograd.study.status import needs_work
+    from thermograd.study.work import measured_otherwise, prepare_features
 
     num_gpus = 0
     causes: dict[str, str] = {}
+    if num_other := len(measured_otherwise(folder)):
+        click.echo(
+            f"{num_other} runs were measured by earlier settings; `thermograd measure {folder.path}` does it anew.",
+            err=True,
+        )
     if not any(needs_work(folder, each) for each in folder.runs):
         click.echo("All runs are done.", err=True)
     else:
         prepare_features(folder)
-        where: AbstractContextManager[Any]
-        if scheduler is not None:
-            where = remote_client(scheduler)
-        elif cluster is not None:
-            where = cluster_client(cluster, folder)
+        client_of: AbstractContextManager[Any]
+        if where.scheduler is not None:
+            client_of = remote_client(where.scheduler)
+        elif where.cluster is not None:
+            client_of = cluster_client(where.cluster, folder)
         else:
             num_gpus = torch.cuda.device_count()
-            where = local_client(workers or default_num_workers(folder, num_gpus))
-        with where as (client, watched):
+            client_of = local_client(where.workers or default_num_workers(folder, num_gpus))
+        with client_of as (client, watched):
             causes = run_study(
                 folder,
                 client,
-                max_attempts=attempts,
+                max_attempts=where.attempts,
                 num_gpus=num_gpus,
                 on_event=lambda line: click.echo(one_line(line), err=True),
                 workers=watched,
-                patience=Patience(*patience),
+                patience=Patience(where.stalled, where.wait),
             )
     files = write_tables(folder.path)
     record = {
@@ -254,7 +218,8 @@ def _run(
 @json_option
 def status(folder: Path, watch: bool, as_json: bool) -> None:
     """Show where each run of the study in DIR stands, and the time left."""
-    from thermograd.study.folder import open_study, study_status
+    from thermograd.study.folder import open_study
+    from thermograd.study.status import study_status
 
     opened = open_study(folder)
     while True:

@@ -10,8 +10,9 @@ from thermograd.evaluation.records import read_records
 from thermograd.reports.contrasts import Contrast
 from thermograd.runs.folder import read_config, read_environment, read_status
 from thermograd.study.file import READY
-from thermograd.study.folder import StudyFolder, open_study, study_status
+from thermograd.study.folder import StudyFolder, open_study
 from thermograd.study.run import StudyRun
+from thermograd.study.status import study_status
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Who works on a run: claims that exclude each other, heartbeats, and takeovers from the dead.
 
-An attempt is a file `attempts/IDENTITY/0001.json`, claimed by making it where none may be: of several processes that
+An attempt is a file `attempts/ARM-seedN/0001.json`, claimed by making it where none may be: of several processes that
 claim the same number exactly one succeeds, on any file system that links or creates exclusively. Its end is written
 into it. The next number may be claimed when the last attempt has ended, its process is gone (seen on the same machine
 only) or its heart stopped. Its heart beats by touching the file: whoever waits sees the time of the file change, and

@@ -19,8 +19,9 @@ from typing import Any
 
 from thermograd.errors import InputError, RunError, failure
 from thermograd.study.attempts import read_attempts
-from thermograd.study.folder import StudyFolder, is_done, needs_work, open_study
+from thermograd.study.folder import StudyFolder, open_study
 from thermograd.study.jobs import OnEvent, Workers, tail
+from thermograd.study.status import is_done, needs_work
 
 MAX_DEATHS = 10
 """Times that a run's process or worker may die, of whatever outside cause, before the run counts as failed."""

@@ -4,7 +4,7 @@ A row is one measurement of one checkpoint of one run; its key is (run, step, sp
 
 | column | is |
 |---|---|
-| study, run, arm, ready, seed, added | where it belongs; `added` is the version of the study it came with, 0 at first |
+| study, run, folder, arm, ready, seed, added | where it belongs; `folder` is in `runs`, `added` its version |
 | dataset, preset, network, latent_dim | what was learnt, by which network |
 | estimator, prior_rule, schedule, power, num_rungs, num_chains, noise_multiplier, chain_stream | how |
 | step, epoch, split, is_final | of the checkpoint; `is_final` for the end of the run |
@@ -30,7 +30,8 @@ from typing import TYPE_CHECKING, Any
 from thermograd.errors import InputError, failure
 from thermograd.evaluation.records import Record, read_records
 from thermograd.files import written_whole
-from thermograd.study.folder import StudyFolder, StudyRun, open_study
+from thermograd.study.folder import StudyFolder, open_study
+from thermograd.study.run import StudyRun
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -213,6 +214,7 @@ def _place(study: str, run: StudyRun) -> dict[str, Any]:
     return {
         "study": study,
         "run": run.identity,
+        "folder": run.folder or run.identity,
         "arm": run.arm,
         "ready": run.ready,
         "seed": run.seed,

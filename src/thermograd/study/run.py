@@ -1,7 +1,8 @@
 """One run of a study: what is planned, written to study.json and read back is the same thing."""
 
 import json
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Annotated, Any
 
@@ -11,13 +12,16 @@ from thermograd.config.resolve import validate
 from thermograd.config.schema import RunConfig, evaluations_per_image
 from thermograd.study.file import check_name
 
+LONGEST = 80
+"""Characters of an arm in the name of a folder."""
+
 
 @dataclass(frozen=True)
 class StudyRun:
     """One run of a study.
 
     Attributes:
-        identity: hash of its config, and name of its folder.
+        identity: hash of its config.
         arm: name of its arm, with its parameter and cell.
         ready: kind of arm that came ready, or None.
         cell: settings of its cell of the grid, by dotted name.
@@ -28,9 +32,10 @@ class StudyRun:
         num_images: training images.
         evaluations: generator evaluations that training spends on chains.
         added: version of the study it came with, 0 for the first.
+        folder: name of its folder, made of arm and seed; "" for its identity.
     """
 
-    # The identity is the name of a folder, so it must not lead out of the study.
+    # Identity and folder are names of folders, so they must not lead out of the study.
     identity: Annotated[str, Field(pattern=r"^[0-9a-f]{8,64}$")]
     arm: Annotated[str, AfterValidator(check_name)]
     ready: str | None
@@ -42,6 +47,7 @@ class StudyRun:
     num_images: Annotated[int, Field(ge=1)]
     evaluations: int
     added: int = 0
+    folder: Annotated[str, Field(pattern=r"^([A-Za-z0-9][A-Za-z0-9._=,+-]*)?$")] = ""
 
     @classmethod
     def plan(
@@ -68,6 +74,15 @@ class StudyRun:
             num_images=num_images,
             evaluations=num_steps * size * evaluations_per_image(config),
         )
+
+    def named(self, taken: Collection[str]) -> "StudyRun":
+        """Return the run with a folder named by arm and seed, by its identity as well where that name is taken."""
+        word = "".join(
+            each if (each.isascii() and each.isalnum()) or each in "._=,+" else "-" for each in self.arm
+        )
+        name = f"{word.strip('-._=,+')[:LONGEST]}-seed{self.seed}".lstrip("-")
+        is_taken = name.lower() in {each.lower() for each in taken}  # some file systems know no capitals
+        return replace(self, folder=f"{name}-{self.identity}" if is_taken else name)
 
     @cached_property
     def resolved(self) -> RunConfig:

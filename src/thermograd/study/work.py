@@ -15,9 +15,12 @@ from thermograd.config.names import choose_extractor
 from thermograd.config.plugins import PLUGINS
 from thermograd.config.resolve import validate_config
 from thermograd.errors import failure, one_line
-from thermograd.files import hold
+from thermograd.evaluation.records import Record
+from thermograd.files import hold, write_atomically
 from thermograd.study.attempts import claim
-from thermograd.study.folder import StudyFolder, is_done, open_study
+from thermograd.study.folder import StudyFolder, open_study
+from thermograd.study.run import StudyRun
+from thermograd.study.status import is_done, needs_work
 
 DONE, FAILED, BUSY, STOPPED = 0, 1, 3, 4
 """Exit codes of a process that works on a run."""
@@ -91,3 +94,41 @@ def prepare_features(folder: StudyFolder) -> None:
             torch.set_num_threads(config.compute.num_threads or before)
             make_extractor(network.name, splits["test"].name, splits)
     torch.set_num_threads(before)
+
+
+def measured_otherwise(folder: StudyFolder) -> list[StudyRun]:
+    """Return the runs that are done and were measured by other settings than the study has now."""
+    from thermograd.runs.folder import read_config
+
+    return [
+        run
+        for run in folder.runs
+        if not needs_work(folder, run)
+        and read_config(folder.run_folder(run.identity)).measure != folder.study.measure
+    ]
+
+
+def measure_study(folder: StudyFolder, again: bool, on_message: Callable[[str], None]) -> list[Record]:
+    """Measure the runs of a study as it says now: what was not measured yet, and anew what other settings measured.
+
+    Args:
+        folder: the study.
+        again: every kept checkpoint, measured or not.
+        on_message: called with a sentence for the user.
+    """
+    from thermograd.evaluation.clock import measure_run
+    from thermograd.runs.checkpoint import list_checkpoints
+    from thermograd.runs.folder import open_config
+
+    others, records = measured_otherwise(folder), list[Record]()
+    for run in folder.runs:
+        path = folder.run_folder(run.identity)
+        if not list_checkpoints(path / "checkpoints"):
+            continue
+        with hold(path, "measure"):
+            on_message(f"{run.arm}, seed {run.seed}")
+            anew = again or run in others
+            records += measure_run(path, folder.study.measure, again=anew, on_message=on_message)
+            config = open_config(path).model_copy(update={"measure": folder.study.measure})
+            write_atomically(path / "config.yaml", config.to_yaml())
+    return records

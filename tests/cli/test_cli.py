@@ -21,6 +21,7 @@ from thermograd.config import names
 from thermograd.config.schema import RunConfig
 from thermograd.runs.checkpoint import list_checkpoints
 from thermograd.runs.train import train_run
+from thermograd.study.file import read_study_file
 
 MakeConfig = Callable[..., RunConfig]
 COMMAND = [sys.executable, "-c", "from thermograd.cli import main; main()"]
@@ -516,3 +517,58 @@ def test_the_names_that_a_setting_takes_are_told(capsys: pytest.CaptureFixture[s
     assert told["thermodynamic-complete"].endswith("(history: kept for comparison)")
     assert cli.run(["variance", "--help"]) == 0
     assert "The others are history" in " ".join(capsys.readouterr().out.split())
+
+
+# --- to be found ---
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [
+        ("--batch-size", "'--training.batch_size' or '--measure.batch_size'"),
+        ("--device", "'--compute.device'"),
+        ("--lr", "'--optimiser.prior_lr' or '--optimiser.generator_lr'"),
+        ("--learning-rate", "'--optimiser.prior_lr' or '--optimiser.generator_lr'"),
+        ("--latent-dim", "'--model.latent_dim'"),
+        ("--threads", "'--compute.num_threads'"),
+        ("--num-epochs", "'--epochs'"),
+        ("--estimator", "'--gradient.estimator'"),
+        ("--sede", "'--seed'"),
+    ],
+)
+def test_a_hint_names_the_setting_that_was_meant(word: str, meant: str, capsys: pytest.CaptureFixture[str]):
+    assert cli.run(["train", "digits", word, "3"]) == 2
+    assert f"`{word}` is not an option; did you mean {meant}?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("word", ["thermodynamic", "TI"])
+def test_thermodynamic_says_which_estimator_is_the_proposals(word: str, capsys: pytest.CaptureFixture[str]):
+    assert cli.run(["train", "digits", "--gradient.estimator", word, "--dry-run"]) == 2
+    said = capsys.readouterr().err
+    assert (
+        f"{word!r} is not a known estimator: thermodynamic-detached is the proposal's own objective" in said
+    )
+    assert said.count("\n") == 1
+
+
+def test_presets_are_listed_and_each_trains_by_its_name(capsys: pytest.CaptureFixture[str]):
+    assert cli.run(["presets", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["presets"]
+    assert [each["preset"] for each in found] == names.preset_names()
+    assert {each["preset"]: each["pixels"] for each in found}["svhn"] == "3x32x32"
+    for each in found:
+        assert cli.run(["train", each["preset"], "--dry-run", "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["training"]["num_epochs"] == each["epochs"]
+
+
+def test_init_copies_a_ready_study_that_plans_as_it_is(here: Path, capsys: pytest.CaptureFixture[str]):
+    assert cli.run(["study", "init", "quick"]) == 0
+    assert read_study_file(here / "quick.yaml") == read_study_file(Path("quick"))
+    assert (here / "quick.yaml").read_text().startswith("# 8x8 digits")
+    before = (here / "quick.yaml").read_bytes()
+    assert cli.run(["study", "init", "quick"]) == 2
+    assert "`out` quick.yaml exists already" in capsys.readouterr().err
+    assert cli.run(["study", "init", "quik"]) == 2
+    assert "did you mean 'quick'?" in capsys.readouterr().err
+    assert [path.name for path in here.iterdir()] == ["quick.yaml"]
+    assert (here / "quick.yaml").read_bytes() == before

@@ -40,6 +40,7 @@ for command in (
     measure.evidence,
     variance.variance,
     settings.settings,
+    settings.presets,
     data.data,
     doctor.doctor,
     study.study,

@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -53,13 +54,32 @@ def parse_overrides(words: Sequence[str], options: Sequence[str]) -> dict[str, A
         if not name.startswith("--"):
             raise InputError(f"`{word}` is not expected: settings are given as --group.name value.")
         if "." not in name:
-            raise InputError(f"`{name}` is not an option{nearest(name, list(options))}")
+            raise InputError(f"`{name}` is not an option{_hint(name, list(options))}")
         if not has_value:
             if not words:
                 raise InputError(f"`{name}` must be followed by a value.")
             value = words.pop(0)
         overrides[name[2:]] = parse_value(value, name)
     return overrides
+
+
+MOST_HINTS = 4
+"""Settings that a hint names at most."""
+
+
+def _hint(name: str, options: list[str]) -> str:
+    """Return what a user may have meant by an option: one spelt nearly so, else a setting of that name."""
+    from thermograd.config.describe import settings_like
+    from thermograd.config.schema import RunConfig
+
+    word = name.removeprefix("--")
+    found = get_close_matches(name, options, n=1, cutoff=0.8)
+    found = found or [f"--{each}" for each in settings_like(RunConfig, word)[:MOST_HINTS]]
+    if found:
+        return f"; did you mean {' or '.join(map(repr, found))}?"
+    if word in RunConfig.model_fields:
+        return f": it is a group of settings, --{word}.NAME; `thermograd settings {word}` prints them."
+    return nearest(name, options)
 
 
 def parse_value(text: str, name: str = "value") -> Any:

@@ -1,4 +1,4 @@
-"""`thermograd settings [NAME]`: every setting with its type, default and description."""
+"""`thermograd settings [NAME]` and `thermograd presets`: what can be set, and what comes ready."""
 
 import click
 
@@ -43,4 +43,24 @@ def settings(name: str | None, markdown: bool, as_json: bool) -> None:
         rows = [row for row in rows if row[0].split(".")[0] == name]
     columns = ("setting", "type", "default", "description")
     record = {"settings": [dict(zip(columns, row, strict=True)) for row in rows]}
+    emit(record, as_json, lambda: print_table(None, columns, rows))
+
+
+@click.command()
+@json_option
+def presets(as_json: bool) -> None:
+    """List the presets that `train` takes: the data, the network and how long each trains."""
+    from thermograd.config.names import preset_names
+    from thermograd.config.resolve import resolve
+
+    rows = []
+    for name in preset_names():
+        config = resolve(name)[0]
+        shape = "x".join(map(str, config.model.image_shape))
+        chains = "a density" if not config.prior_chains.is_short_run else "short-run"
+        rows.append(
+            (name, config.data.name, shape, config.model.latent_dim, config.training.num_epochs, chains)
+        )
+    columns = ("preset", "data", "pixels", "latents", "epochs", "prior")
+    record = {"presets": [dict(zip(columns, row, strict=True)) for row in rows]}
     emit(record, as_json, lambda: print_table(None, columns, rows))

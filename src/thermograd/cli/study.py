@@ -27,6 +27,22 @@ def study() -> None:
 
 
 @study.command()
+@click.argument("name")
+@click.option("--out", type=path, help="File to write [default: NAME.yaml].")
+@json_option
+def init(name: str, out: Path | None, as_json: bool) -> None:
+    """Copy the ready study NAME into a file of your own, to be changed: quick, demo or variance-and-quality."""
+    from thermograd.files import write_atomically
+    from thermograd.study.file import ready_text
+
+    text, file = ready_text(name), out or Path(f"{name}.yaml")
+    if file.exists():
+        raise InputError(f"`out` {file} exists already; choose another --out.")
+    write_atomically(file, text)
+    emit({"file": str(file)}, as_json, f"{file}\nNext: thermograd study plan {file}")
+
+
+@study.command()
 @file_argument
 @click.option("--workers", default=1, type=positive, show_default=True, help="That would share the runs.")
 @json_option

@@ -98,6 +98,29 @@ def settings_table(
     return rows
 
 
+def settings_like(kind: type[BaseModel], word: str) -> list[str]:
+    """Return the dotted names of the settings that a user may mean by a word such as batch-size, lr or learning-rate.
+
+    Those whose last part is the word, else those whose last part has its words, else whose description has them.
+
+    Args:
+        kind: the group of settings.
+        word: without dashes in front.
+    """
+    words = set(word.lower().replace("-", "_").split("_"))
+    every = [
+        (each.name, each.name.rpartition(".")[2], each.description.lower()) for each in settings_of(kind)
+    ]
+    for found in (
+        [name for name, last, _ in every if last == word.lower().replace("-", "_")],
+        [name for name, last, _ in every if words <= set(last.split("_"))],
+        [name for name, _, description in every if words <= set(description.split())],
+    ):
+        if found:
+            return found
+    return []
+
+
 def in_words(value: Any) -> str:
     """Return a value as YAML has it, in one line."""
     if value is NoDefault.REQUIRED:

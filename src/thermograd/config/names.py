@@ -230,6 +230,12 @@ ESTIMATORS = Table(
             objective=LIKELIHOOD,
         ),
     ),
+    {
+        word: "thermodynamic-detached is the proposal's own objective, whose draws are held fixed; "
+        "thermodynamic-complete is the gradient of log p(x) by thermodynamic integration."
+        for word in ("thermodynamic", "thermodynamic-integration", "ti", "TI")
+    }
+    | {word: "maximum-likelihood is the gradient of log p(x)." for word in ("ml", "ML", "mle", "vanilla")},
 )
 
 PRIOR_RULES = Table(

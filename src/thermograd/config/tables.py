@@ -40,10 +40,11 @@ class Table(Mapping[str, F], Generic[F]):
     Args:
         word: what an entry is, in messages, as "estimator".
         entries: the package's own facts.
+        explained: what users call several entries at once -> a sentence that tells them apart.
     """
 
-    def __init__(self, word: str, entries: Iterable[F]):
-        self.word = word
+    def __init__(self, word: str, entries: Iterable[F], explained: Mapping[str, str] | None = None):
+        self.word, self.explained = word, explained or {}
         self._entries = {facts.name: facts for facts in entries}
         self._things: dict[str, tuple[Any, str]] = {}
 
@@ -71,7 +72,10 @@ class Table(Mapping[str, F], Generic[F]):
         """
         if name not in self._entries:
             place = f"`{field}` " if field else ""
-            raise InputError(f"{place}{name!r} is not a known {self.word}{nearest(name, list(self))}")
+            hint = nearest(name, list(self))
+            if name in self.explained:
+                hint = f": {self.explained[name]}"
+            raise InputError(f"{place}{name!r} is not a known {self.word}{hint}")
         return name
 
     def add(self, facts: F, thing: Any, origin: str = "", replace: bool = False) -> None:

@@ -26,7 +26,7 @@ from thermograd.config.plugins import load_plugins, with_whole_paths
 from thermograd.config.resolve import validate
 from thermograd.config.schema import PluginFile, RunConfig
 from thermograd.config.tables import Facts, Table
-from thermograd.errors import nearest, shown
+from thermograd.errors import InputError, nearest, shown
 from thermograd.files import read_yaml
 
 
@@ -260,6 +260,17 @@ def parse_study(
     if not checked_before:
         values = load_plugins(with_whole_paths(values, folder or Path.cwd()))
     return validate(StudyFile, values, checked_before=checked_before)
+
+
+def ready_text(name: str) -> str:
+    """Return the text of a study file that comes with the package, with its comments.
+
+    Raises:
+        InputError: an unknown name; the message gives the nearest one.
+    """
+    if name not in ready_studies():
+        raise InputError(f"`name` {name!r} is not a ready study{nearest(name, ready_studies())}")
+    return (_studies_folder() / f"{name}.yaml").read_text()
 
 
 def ready_studies() -> list[str]:

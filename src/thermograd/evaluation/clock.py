@@ -5,7 +5,7 @@ not measured while training, or failed, is measured later to the same numbers (`
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +104,7 @@ def measure_run(
     measure: MeasureConfig | None = None,
     *,
     again: bool = False,
+    anew: Collection[int] = (),
     on_message: Callable[[str], None] = lambda message: None,
 ) -> list[Record]:
     """Measure kept checkpoints of a run: those of its breaks that were not measured yet, or all that there are.
@@ -112,6 +113,7 @@ def measure_run(
         folder: run folder.
         measure: what to measure; None for the run's own settings.
         again: every kept checkpoint, measured or not, e.g. by another distance.
+        anew: steps that are measured again where their checkpoint is kept.
         on_message: called with a sentence for the user.
 
     Raises:
@@ -123,7 +125,7 @@ def measure_run(
     breaks = last.config.measure.steps(
         last.config.training.num_epochs, last.checkpoint.state["steps_per_epoch"]
     )
-    missing = set(breaks) - measured_steps(folder)
+    missing = set(breaks) - measured_steps(folder) | set(anew)
     records = []
     for path in list_checkpoints(folder / "checkpoints"):
         run = load_run(folder, path.name)

@@ -15,7 +15,7 @@ from thermograd.config.names import choose_extractor
 from thermograd.config.plugins import PLUGINS
 from thermograd.config.resolve import validate_config
 from thermograd.errors import failure, one_line
-from thermograd.evaluation.records import Record
+from thermograd.evaluation.records import Record, measured_steps
 from thermograd.files import hold, write_atomically
 from thermograd.study.attempts import claim
 from thermograd.study.folder import StudyFolder, open_study
@@ -127,8 +127,8 @@ def measure_study(folder: StudyFolder, again: bool, on_message: Callable[[str], 
             continue
         with hold(path, "measure"):
             on_message(f"{run.arm}, seed {run.seed}")
-            anew = again or run in others
-            records += measure_run(path, folder.study.measure, again=anew, on_message=on_message)
+            anew = measured_steps(path) if run in others else ()
+            records += measure_run(path, folder.study.measure, again=again, anew=anew, on_message=on_message)
             config = open_config(path).model_copy(update={"measure": folder.study.measure})
             write_atomically(path / "config.yaml", config.to_yaml())
     return records

@@ -17,7 +17,19 @@ ROOMS = [
     *("api", "", "cli", "__main__"),
 ]
 """From the lowest on; "" is the door."""
-HEAVY = {"matplotlib", "pandas", "torchmetrics", "h5py", "dask", "sklearn", "mlxtend", "PIL", "pooch"}
+HEAVY = {
+    "matplotlib",
+    "pandas",
+    "torchmetrics",
+    "h5py",
+    "dask",
+    "sklearn",
+    "mlxtend",
+    "PIL",
+    "pooch",
+    "arviz",
+    "xarray",
+}
 """Needed by some commands only, so imported inside functions; `scipy.stats` takes a second as well."""
 TORCH_FREE = {"version", "errors", "files", "config", "", "study", "cli"}
 """Rooms whose files, as they are imported, bring no torch: `thermograd --help` and Dask's workers are quick."""

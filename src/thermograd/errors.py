@@ -1,9 +1,11 @@
 """The two kinds of failure that a user sees as one line, what their messages share, and reasons for doubt."""
 
 import errno
+import importlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from types import ModuleType
 
 
 class InputError(ValueError):
@@ -113,3 +115,22 @@ def check_positive(name: str, count: int) -> None:
     """
     if count < 1:
         raise InputError(f"`{name}` must be at least 1, got {count}.")
+
+
+def import_extra(module: str, extra: str) -> ModuleType:
+    """Import a package that not every installation has.
+
+    Args:
+        module: as it is imported.
+        extra: of this package, which installs it.
+
+    Raises:
+        InputError: it is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] != module.split(".")[0]:
+            raise
+        name = module.split(".")[0]
+        raise InputError(f"{name} is not installed: pip install 'thermograd[{extra}]'.") from None

@@ -2,12 +2,13 @@
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
 
 from thermograd.errors import Caution, InputError
+from thermograd.ladders.inference_data import groups
 from thermograd.ladders.record import LadderTrace
 
 if TYPE_CHECKING:
@@ -147,6 +148,32 @@ class Evidence:
         import pandas
 
         return pandas.DataFrame(self.columns()).rename_axis("image")
+
+    def to_arviz(self) -> Any:
+        """Return the repeats for ArviZ.
+
+        `posterior` holds log_evidence (chain 0, one draw per repeat, image). `constant_data` holds `low`, `high` and
+        `has_interval` of each image, and where rungs were visited E_t[l] and Var_t(l) (rung, image) with their
+        temperatures.
+
+        Raises:
+            InputError: ArviZ is not installed.
+        """
+        ends: dict[str, Any] = {
+            "low": ("image", self.low.cpu().numpy()),
+            "high": ("image", self.high.cpu().numpy()),
+            "has_interval": ("image", [status == "interval" for status in self.status]),
+        }
+        by_rung = {
+            "inverse_temperature": self.inverse_temperatures,
+            "expected_log_likelihood": self.expected_log_likelihood,
+            "variance_log_likelihood": self.variance_log_likelihood,
+        }
+        for name, values in by_rung.items():
+            if values is not None:
+                ends[name] = (("rung", "image")[: values.dim()], values.cpu().numpy())
+        repeats = {"log_evidence": (("chain", "draw", "image"), self.replicates.cpu().numpy()[None])}
+        return groups({"posterior": repeats, "constant_data": ends}, {})
 
     def __repr__(self) -> str:
         """Return one line instead of tensors."""

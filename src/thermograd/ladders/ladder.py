@@ -1,8 +1,11 @@
 """A ladder: draws on every rung for every image, which evidence and gradients read."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import Tensor
+
+from thermograd.ladders.inference_data import of_chains
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,23 @@ class Ladder:
             energy=self.energy[:, last],
             score=None if self.score is None else self.score[:, last],
             num_states=1,
+        )
+
+    def to_arviz(self) -> Any:
+        """Return the draws for ArviZ: `posterior` and `sample_stats`, with a coordinate `rung` of temperatures.
+
+        Raises:
+            InputError: ArviZ is not installed.
+        """
+
+        def states(values: Tensor) -> Tensor:  # (K, S M, B, ...) to (S, K, M, B, ...)
+            return values.unflatten(1, (self.num_states, -1)).transpose(0, 1)
+
+        return of_chains(
+            self.inverse_temperatures,
+            states(self.log_likelihood),
+            states(self.energy),
+            states(self.latents),
         )
 
     def prior_half(self, which: int) -> "Ladder":

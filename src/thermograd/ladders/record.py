@@ -1,10 +1,12 @@
 """What a sampler hands back beside draws: where its chains stand, what happened, and every step of the way."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import Tensor
 
 from thermograd.errors import InputError
+from thermograd.ladders.inference_data import of_chains
 from thermograd.ladders.ladder import Ladder
 from thermograd.samplers.target import ChainState
 
@@ -76,6 +78,14 @@ class LadderTrace:
     energy: Tensor
     latents: Tensor | None = None
     score: Tensor | None = None
+
+    def to_arviz(self) -> Any:
+        """Return the chains for ArviZ: `posterior` and `sample_stats`, with a coordinate `rung` of temperatures.
+
+        Raises:
+            InputError: ArviZ is not installed.
+        """
+        return of_chains(self.inverse_temperatures, self.log_likelihood, self.energy, self.latents)
 
     def as_draws(self, prior_latents: Tensor | None = None) -> Ladder:
         """Return all S states of each chain as a ladder of S M draws per rung and image.

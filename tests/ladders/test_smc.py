@@ -6,9 +6,12 @@ import pytest
 import torch
 
 from thermograd.errors import InputError
+from thermograd.ladders import smc as smc_module
 from thermograd.ladders.adapted import next_temperature
+from thermograd.ladders.sampler import LadderSampler
 from thermograd.ladders.smc import conditional_effective_size, run_smc, systematic_resample
 from thermograd.models.linear_gaussian import LinearGaussian
+from thermograd.samplers.mala import MALA
 from thermograd.samplers.target import Target
 
 
@@ -106,6 +109,46 @@ def test_one_image_scaled_by_40_changes_nothing_for_its_neighbours():
     )
     torch.testing.assert_close(runs[0].log_ratio[others], runs[1].log_ratio[others])
     assert float((runs[0].log_ratio[2] - runs[1].log_ratio[2]).abs()) > 100
+
+
+@pytest.mark.parametrize("mistake", [None, "bank", "resampling"])
+def test_chains_that_start_by_smc_stand_at_their_posteriors(mistake, monkeypatch):
+    """Means over 40 particles of 400 images against the exact posterior; without weights they lie elsewhere."""
+    model = LinearGaussian.random(2, 4, 0.4, 0.7, 1)
+    x = model.sample_images(1, seeded(19)).detach().expand(400, -1)
+    bank = model.sample_base((20_000,), seeded(20))
+    right = systematic_resample
+
+    def even(log_weights, number, generator):
+        wrong = mistake == "resampling" or len(log_weights) == len(bank)
+        return right(0 * log_weights if wrong else log_weights, number, generator)
+
+    if mistake is not None:
+        monkeypatch.setattr(smc_module, "systematic_resample", even)
+    sampler = LadderSampler(torch.tensor([0.0, 1.0]).double(), MALA(0.3), num_chains=40, bottom="shared")
+    state = sampler.start(model, x, seeded(21), "smc", prior_latents=bank, num_steps=6)
+    assert state.num_evaluations == 40 * (2 + 6) + 50 + 40
+    position = state.chains.position
+    assert position.shape == (1, 40, 400, 2)
+    exact = model.power_posterior(x[:1], 1.0)
+    mean, covariance = exact.mean.detach(), exact.covariance_matrix.detach().squeeze()
+    runs = position[0].mean(0)
+    error = runs.std(0) / 20
+    off = ((runs.mean(0) - mean[0]).abs() / error).max()
+    spread = (position.flatten(0, 2).T.cov() - covariance).abs().max() / covariance.abs().max()
+    assert (float(off) < 4 and float(spread) < 0.1) == (mistake is None)
+
+
+def test_a_start_by_smc_needs_draws_of_the_prior_and_one_rung():
+    model = twin()
+    x = model.sample_images(2, seeded(22)).detach()
+    t = torch.tensor([0.0, 0.5, 1.0]).double()
+    for sampler, draws in (
+        (LadderSampler(t[[0, 2]], MALA(0.3), bottom="shared"), None),
+        (LadderSampler(t, MALA(0.3)), prior_draws(model, (50,), 23)),
+    ):
+        with pytest.raises(InputError, match="`at` smc needs `prior_latents`, and chains at t = 1 alone"):
+            sampler.start(model, x, seeded(24), "smc", prior_latents=draws)
 
 
 def test_too_few_particles_and_bad_thresholds_are_named():

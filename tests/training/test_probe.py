@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -93,8 +94,13 @@ def small(**options: Any) -> VarianceSettings:
     return validate(VarianceSettings, {**settings, **options})
 
 
-@pytest.mark.parametrize("estimator", ESTIMATORS)
-@pytest.mark.parametrize("start", ["base", "prior", "annealed"])
+@pytest.mark.parametrize(
+    ("start", "estimator"),
+    [
+        *product(["base", "prior", "annealed"], ESTIMATORS),
+        *product(["smc"], ["maximum-likelihood", "maximum-likelihood-stein"]),
+    ],
+)
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_a_gradient_costs_is_known_before(
     kind: str, start: str, estimator: str, tiny_config: MakeConfig

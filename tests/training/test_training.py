@@ -356,7 +356,7 @@ def test_one_image_in_a_batch_does_not_change_anothers_chain(tiny_config: MakeCo
 @pytest.mark.parametrize("num_rungs", [2, 5])
 @pytest.mark.parametrize("exchange", [False, True])
 @pytest.mark.parametrize("kernel", ["ula", "mala"])
-@pytest.mark.parametrize("start", ["base", "prior", "annealed", "persistent"])
+@pytest.mark.parametrize("start", ["base", "prior", "annealed", "smc", "persistent"])
 def test_all_starts_kernels_and_ladders_step(
     start: str, kernel: str, exchange: bool, num_rungs: int, tiny_config: MakeConfig
 ):
@@ -367,7 +367,12 @@ def test_all_starts_kernels_and_ladders_step(
     words: dict[str, Any] = {"posterior_chains.start": start, "posterior_chains.kernel": kernel}
     if num_rungs > 2:
         words |= {"gradient.estimator": "thermodynamic-detached", "gradient.num_rungs": num_rungs}
-    trainer = trainer_of(tiny_config({**words, "posterior_chains.exchange": exchange}))
+    words["posterior_chains.exchange"] = exchange
+    if start == "smc" and num_rungs > 2:
+        with pytest.raises(InputError, match=r"`gradient\.num_rungs` must be 2, got 5"):
+            tiny_config(words)
+        return
+    trainer = trainer_of(tiny_config(words))
     before = trainer.chains.step_sizes.clone()
     records = run_steps(trainer, 3)
     rungs = num_rungs if num_rungs > 2 else 1

@@ -80,12 +80,14 @@ class StartFacts(Facts):
         persists: at the places where they ended at their last visit.
         reads_prior: at draws of the prior's chains.
         climbs: each rung at the place where the one below it ended.
+        carries: at t = 1 alone, where particles end that come from the prior.
     """
 
     _: KW_ONLY
     persists: bool = False
     reads_prior: bool = False
     climbs: bool = False
+    carries: bool = False
 
 
 @dataclass(frozen=True)
@@ -301,6 +303,9 @@ SCHEDULES = Table(
     ),
 )
 
+SMALLEST_CLOUD = 16
+"""Particles of sequential Monte Carlo: fewer leave an effective size that says nothing."""
+
 BASE = StartFacts("base", summary="draws of the base distribution")
 PERSISTENT = StartFacts("persistent", summary="where the chains ended at their last visit", persists=True)
 PRIOR_STARTS = Table("start", (BASE, PERSISTENT))
@@ -310,6 +315,12 @@ POSTERIOR_STARTS = Table(
         BASE,
         StartFacts("prior", summary="draws of the prior chains", reads_prior=True),
         StartFacts("annealed", summary="each rung from where the one below it ended", climbs=True),
+        StartFacts(
+            "smc",
+            summary="sequential Monte Carlo from draws of the prior chains",
+            reads_prior=True,
+            carries=True,
+        ),
         PERSISTENT,
     ),
 )

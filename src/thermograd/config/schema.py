@@ -125,6 +125,11 @@ class LearningConfig(Section):
                 f"`posterior_chains.precondition` {chains.precondition} needs kernel {able} and start persistent, got "
                 f"{chains.kernel} and {chains.start}"
             )
+        if names.POSTERIOR_STARTS[chains.start].carries and self.gradient.num_rungs > 2:
+            raise ValueError(
+                f"`posterior_chains.start` {chains.start} places chains at t = 1 alone: `gradient.num_rungs` must be "
+                f"2, got {self.gradient.num_rungs}"
+            )
         if self.posterior_chains.exchange and self.gradient.num_rungs == 2:
             raise ValueError("`posterior_chains.exchange` needs a ladder of more than 2 rungs, got 2")
         schedule = names.SCHEDULES[self.gradient.schedule.kind]
@@ -285,12 +290,17 @@ def evaluations_per_image(config: LearningConfig) -> int:
 
     M (S_0 + S R + D) with M chains, S steps on each of R rungs that run chains, S_0 evaluations to begin
     (R, or 1 + R per step of the annealed start) and D = 1 where draws of the prior are dealt out to the
-    images. It is what `LadderInfo.num_evaluations` counts; the backward pass over the ladder is not in it.
+    images. The smc start adds P (2 + T) + N / B: P particles at T temperatures, and a bank of N draws for B images.
+    It is what `LadderInfo.num_evaluations` counts; the backward pass over the ladder is not in it.
     """
     gradient, chains = config.gradient, config.posterior_chains
     dealt = int(gradient.needs_prior_rung and not chains.exchange)
     num_rungs = gradient.num_rungs - (dealt or not gradient.needs_prior_rung)
-    begin = (
-        1 + num_rungs * chains.num_start_steps if names.POSTERIOR_STARTS[chains.start].climbs else num_rungs
-    )
-    return gradient.num_chains * (begin + num_rungs * chains.num_steps + dealt)
+    start = names.POSTERIOR_STARTS[chains.start]
+    begin = 1 + num_rungs * chains.num_start_steps if start.climbs else num_rungs
+    total = gradient.num_chains * (begin + num_rungs * chains.num_steps + dealt)
+    if not start.carries:
+        return total
+    num_images = config.training.batch_size
+    bank = -(-(config.prior_chains.num_chains or gradient.num_chains * num_images) // num_images)
+    return total + max(names.SMALLEST_CLOUD, gradient.num_chains) * (2 + chains.num_start_steps) + bank

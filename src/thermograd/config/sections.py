@@ -131,7 +131,9 @@ class PosteriorChainsConfig(Section):
     start: PosteriorStart = Field(
         "base", description="where chains begin; persistent ones go on where they stood"
     )
-    num_start_steps: PositiveInt = Field(1, description="steps on each rung of the annealed start")
+    num_start_steps: PositiveInt = Field(
+        1, description="steps on each rung of the annealed start; temperatures of the smc start"
+    )
     exchange: bool = Field(False, description="let neighbouring rungs swap states")
     adaptation_gain: Annotated[Number, Field(ge=0)] = Field(
         0.05, description="by which step sizes that adapt follow the acceptance from iteration to iteration"

@@ -1,11 +1,11 @@
 """Replicates of log p(x) by sequential Monte Carlo: from a bank of prior draws, or from mixtures at the modes."""
 
-import math
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from thermograd.config.names import SMALLEST_CLOUD
 from thermograd.evidence.modes import (
     Backwards,
     FromMixture,
@@ -18,7 +18,7 @@ from thermograd.evidence.prior import Prior
 from thermograd.evidence.replicates import Replicates
 from thermograd.evidence.result import log_mean_exp
 from thermograd.ladders.adapted import next_temperature
-from thermograd.ladders.smc import SMALLEST_NUMBER, Particles, run_smc, systematic_resample, take
+from thermograd.ladders.smc import Particles, run_smc, run_smc_from_bank, systematic_resample, take
 from thermograd.models.latent_model import LatentModel
 from thermograd.samplers.mala import MALA
 from thermograd.samplers.target import Target
@@ -52,28 +52,22 @@ def from_bank(
         chunk_size: the most latents evaluated at once.
     """
     table = _table(model, x, prior)
-    zero = table.new_zeros(table.shape[1:])
     expected = 4 + 2.2 * model.latent_dim**0.5
-    number = max(SMALLEST_NUMBER, int(num_evaluations**0.5))
+    number = max(SMALLEST_CLOUD, int(num_evaluations**0.5))
     num_steps = max(1, int(num_evaluations / (number * expected)))
-    first = next_temperature(table, zero, min(0.5, 2 * number / len(table)))
-    start = take(_columns(prior, x), systematic_resample(first * table, number, generator))
-    score = Target(model, x, chunk_size).evaluate(start).score(first)
-    size = 1.65 * model.latent_dim ** (-1 / 6) / score.square().mean((0, -1)).sqrt()
     target = Target(model, x, chunk_size)
-    particles = run_smc(
+    particles = run_smc_from_bank(
         target,
-        start,
+        _columns(prior, x),
+        table,
+        number,
         generator,
         num_temperatures=round(2 * expected),
-        step_size=size,
         num_steps=num_steps,
-        first=first,
     )
-    step = (first * table).double().logsumexp(0) - math.log(len(table))
     _, drifts = settle(target, particles, generator)
-    spent = particles.num_evaluations + number * (2 + SETTLING_STEPS)
-    return _replicates(particles, step + particles.log_ratio, drifts, spent, 0.0), particles
+    spent = particles.num_evaluations + number * (1 + SETTLING_STEPS)
+    return _replicates(particles, particles.log_ratio, drifts, spent, 0.0), particles
 
 
 def from_modes(
@@ -102,7 +96,7 @@ def from_modes(
     spent = num_starts * (num_climbing + 2 * d)
     left = max(num_evaluations - spent, 1.0)
     num_temperatures = round(min(4 + 1.2 * d, max(2, left**0.5 / 1.8 - SETTLING_STEPS / 2)))
-    number = max(SMALLEST_NUMBER, int(left / (2 * num_temperatures + 4 + SETTLING_STEPS)))
+    number = max(SMALLEST_CLOUD, int(left / (2 * num_temperatures + 4 + SETTLING_STEPS)))
     scale = common_scale(mixture)
     path = Whitened(model, x, chunk_size, FromMixture(model, x, chunk_size, mixture), scale)
     start = torch.linalg.solve(scale, mixture.sample(number, generator).unsqueeze(-1)).squeeze(-1)

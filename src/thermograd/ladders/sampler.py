@@ -20,13 +20,14 @@ from thermograd.errors import InputError, check_positive
 from thermograd.ladders.ladder import Ladder
 from thermograd.ladders.record import LadderInfo, LadderState, LadderTrace
 from thermograd.ladders.schedules import check_schedule
+from thermograd.ladders.smc import chains_by_smc
 from thermograd.ladders.walk import Walk
 from thermograd.models.latent_model import LatentModel
 from thermograd.samplers.covariance import base_covariance, learn_from_chains
 from thermograd.samplers.kernel import Kernel, adapted_step_size
 from thermograd.samplers.target import ChainState, Target, columns
 
-Start = Literal["base", "prior", "annealed"]
+Start = Literal["base", "prior", "annealed", "smc"]
 Bottom = Literal["chains", "dealt", "shared"]
 
 LEARNING_GAIN, LEARNING_STEPS = 0.4, 25
@@ -119,16 +120,17 @@ class LadderSampler:
             x: images (B, *image_shape).
             generator: source of all randomness.
             at: "base" (draws of the base distribution), "prior" (of `prior_latents`, with replacement), "annealed"
-                (from the base distribution up the ladder), or latents (K', M, B, d) to go on from.
-            prior_latents: (M0, d), for a start from the prior.
-            num_steps: steps on each rung of the annealed start.
+                (from the base distribution up the ladder), "smc" (particles carried from `prior_latents` to t = 1,
+                for a ladder that runs chains there alone), or latents (K', M, B, d) to go on from.
+            prior_latents: (M0, d), for a start from the prior and by smc.
+            num_steps: steps on each rung of the annealed start; temperatures of the smc start.
 
         Raises:
             InputError: an unknown start, or one without what it needs.
         """
         check_positive("num_steps", num_steps)
         shape = (self.num_running_rungs, self.num_chains, len(x))
-        target = Target(model, x, self.chunk_size)
+        target, spent = Target(model, x, self.chunk_size), 0
         if isinstance(at, Tensor):
             wanted = (*shape, model.latent_dim)
             if at.shape != wanted:
@@ -141,11 +143,17 @@ class LadderSampler:
                 raise InputError("`prior_latents` must be given for a start from the prior, got None.")
             pick = torch.randint(len(prior_latents), shape, generator=generator, device=prior_latents.device)
             position = prior_latents[pick]
+        elif at == "smc":
+            if prior_latents is None or shape[0] != 1:
+                raise InputError(
+                    f"`at` smc needs `prior_latents`, and chains at t = 1 alone: got {shape[0]} rungs that run chains."
+                )
+            position, spent = chains_by_smc(target, prior_latents, self.num_chains, num_steps, generator)
         elif at == "base":
             position = model.sample_base(shape, generator)
         else:
-            raise InputError(f"`at` must be base, prior, annealed or latents, got {at!r}.")
-        return LadderState(self.kernel.init(target, position), 0, self.num_chains * shape[0])
+            raise InputError(f"`at` must be base, prior, annealed, smc or latents, got {at!r}.")
+        return LadderState(self.kernel.init(target, position), 0, spent + self.num_chains * shape[0])
 
     def _climb(
         self, target: Target, shape: tuple[int, int, int], num_steps: int, generator: torch.Generator

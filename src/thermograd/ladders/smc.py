@@ -16,18 +16,20 @@ References:
     Zhou, Johansen, Aston (2016), Toward automatic model comparison: an adaptive sequential Monte Carlo approach. JCGS.
 """
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from thermograd.config.names import SMALLEST_CLOUD
 from thermograd.errors import InputError, check_positive
 from thermograd.ladders.adapted import next_temperature
 from thermograd.samplers.mala import MALA
 from thermograd.samplers.target import ChainState, Target
 
 ACCEPTANCE = 0.574  # which step sizes are steered to; see `MALA`
-SMALLEST_NUMBER = 16  # of particles: fewer leave an effective size that says nothing
+FIRST_STEP = 1.65  # MALA's first step size where the score has variance 1, times d^(-1/6)
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ def run_smc(
     num_steps: int = 1,
     first: Tensor | None = None,
     plan: Particles | None = None,
+    whole: bool = False,
 ) -> Particles:
     """Carry particles from p_0 to t = 1.
 
@@ -84,14 +87,15 @@ def run_smc(
         num_steps: steps at each stage.
         first: (*C), the temperature of `start`, for particles that were taken from a bank; None for 0.
         plan: a run from which temperatures and step sizes are taken as they are.
+        whole: go on at t = 1 until all stages are spent, so that the cost is known before.
 
     Raises:
         InputError: fewer than 16 particles, counts below 1, or a threshold outside (0, 1).
     """
     check_positive("num_temperatures", num_temperatures)
     check_positive("num_steps", num_steps)
-    if len(start) < SMALLEST_NUMBER:
-        raise InputError(f"`start` must hold at least {SMALLEST_NUMBER} particles, got {len(start)}.")
+    if len(start) < SMALLEST_CLOUD:
+        raise InputError(f"`start` must hold at least {SMALLEST_CLOUD} particles, got {len(start)}.")
     share = torch.as_tensor(threshold, device=start.device)
     if not ((share > 0) & (share < 1)).all():
         raise InputError(f"`threshold` must lie between 0 and 1, got {threshold}.")
@@ -124,7 +128,7 @@ def run_smc(
             total = total + info.acceptance.mean(0)
         acceptance = total / num_steps
         history.append((t, sizes, acceptance))
-        if last:
+        if last and not whole:
             break
         sizes = sizes * torch.exp(acceptance - ACCEPTANCE)
     temperatures, used, accepted = (torch.stack(values) for values in zip(*history, strict=True))
@@ -140,6 +144,78 @@ def run_smc(
         1 + (arrived.diff(dim=0) > 0).sum(0),
         len(start) * (1 + len(history) * num_steps),
     )
+
+
+def run_smc_from_bank(
+    target: Target,
+    bank: Tensor,
+    table: Tensor,
+    number: int,
+    generator: torch.Generator,
+    *,
+    num_temperatures: int,
+    num_steps: int = 1,
+    whole: bool = False,
+) -> Particles:
+    """Carry particles from the prior to t = 1; weights of a bank of draws make the first, widest step.
+
+    Args:
+        target: what is sampled.
+        bank: (N, *C, d), draws of p_0, which columns may share.
+        table: (N, *C), log-likelihoods of the bank.
+        number: M, of particles.
+        generator: source of all randomness.
+        num_temperatures: as for `run_smc`, after the bank's.
+        num_steps: as for `run_smc`.
+        whole: as for `run_smc`.
+
+    Returns:
+        Particles whose `log_ratio` holds the bank's step. The bank's own evaluations are not counted.
+    """
+    first = next_temperature(table, torch.zeros_like(table[0]), min(0.5, 2 * number / len(table)))
+    start = take(bank, systematic_resample(first * table, number, generator))
+    score = target.evaluate(start).score(first)
+    size = FIRST_STEP * bank.shape[-1] ** (-1 / 6) / score.square().mean((0, -1)).sqrt()
+    particles = run_smc(
+        target,
+        start,
+        generator,
+        num_temperatures=num_temperatures,
+        step_size=size,
+        num_steps=num_steps,
+        first=first,
+        whole=whole,
+    )
+    step = (first * table).double().logsumexp(0) - math.log(len(table))
+    return replace(
+        particles,
+        log_ratio=step + particles.log_ratio,
+        num_evaluations=particles.num_evaluations + number,
+    )
+
+
+def chains_by_smc(
+    target: Target, bank: Tensor, num_chains: int, num_temperatures: int, generator: torch.Generator
+) -> tuple[Tensor, int]:
+    """Return places at t = 1 for chains to go on from, (1, M, B, d), and what they cost per image.
+
+    Args:
+        target: the power posteriors of images.
+        bank: (N, d), draws of the prior.
+        num_chains: M; at least 16 particles are carried, and chains take their places evenly among them.
+        num_temperatures: all of which are spent, so that the cost is known before.
+        generator: source of all randomness.
+    """
+    assert target.x is not None
+    num_images, number = len(target.x), max(SMALLEST_CLOUD, num_chains)
+    table = target.model.log_likelihood_table(target.x, bank)
+    columns = bank.unsqueeze(1).expand(-1, num_images, -1)
+    particles = run_smc_from_bank(
+        target, columns, table, number, generator, num_temperatures=num_temperatures, whole=True
+    )
+    # Copies of one particle stand side by side after resampling, so places are taken apart from each other.
+    apart = torch.arange(num_chains, device=bank.device) * number // num_chains
+    return particles.latents[apart].unsqueeze(0), particles.num_evaluations + -(-len(bank) // num_images)
 
 
 def conditional_effective_size(increment: Tensor, log_weights: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import thermograd
 SOURCE = Path(thermograd.__file__).parent
 
 ROOMS = [
-    *("version", "errors", "files", "streams", "machine"),
+    *("version", "errors", "files", "progress", "streams", "machine"),
     *("config", "data", "models", "metrics", "samplers", "ladders", "evidence", "gradients", "training"),
     *("runs", "evaluation", "validation", "testing", "study", "reports"),
     *("api", "", "cli", "__main__"),
@@ -31,7 +31,7 @@ HEAVY = {
     "xarray",
 }
 """Needed by some commands only, so imported inside functions; `scipy.stats` takes a second as well."""
-TORCH_FREE = {"version", "errors", "files", "config", "", "study", "cli"}
+TORCH_FREE = {"version", "errors", "files", "progress", "config", "", "study", "cli"}
 """Rooms whose files, as they are imported, bring no torch: `thermograd --help` and Dask's workers are quick."""
 
 Graph = dict[str, set[str]]

@@ -30,15 +30,17 @@ from thermograd.evaluation.evaluate import evaluate_run
 from thermograd.evaluation.records import add_record, read_records
 from thermograd.evaluation.settings import EvaluationSettings
 from thermograd.files import birth, host_name
+from thermograd.runs.folder import read_metrics
 from thermograd.runs.run import load_run
 from thermograd.runs.train import train_run
 from thermograd.study import load_study, query_study, read_study_file, write_tables
 from thermograd.study.arms import expand_arms
 from thermograd.study.attempts import STALE, Claim, claim, read_attempts
 from thermograd.study.clusters import read_cluster_file
+from thermograd.study.costs import time_arms
 from thermograd.study.file import parse_study, ready_studies
 from thermograd.study.folder import extend_study, make_study, named, open_study
-from thermograd.study.plan import check_metrics, check_weights, plan_runs, time_steps
+from thermograd.study.plan import check_metrics, check_weights, plan_runs
 from thermograd.study.results import TIME_COLUMNS
 from thermograd.study.run import StudyRun
 from thermograd.study.status import is_done, study_status
@@ -357,7 +359,7 @@ def test_seeds_are_paired_across_arms(tiny_study: MakeStudy):
 def test_steps_are_timed_for_each_arm(tiny_study: MakeStudy):
     study = tiny_study(overrides={"prior_chains.num_steps": 1}, seeds=1)
     study["arms"] = {"short": {}, "long": {"prior_chains.num_steps": 300}}
-    seconds = time_steps(plan_runs(parse_study(study)))
+    seconds = {arm: pace.step for arm, pace in time_arms(plan_runs(parse_study(study))).items()}
     assert seconds["long"] > 5 * seconds["short"] > 0
 
 
@@ -740,6 +742,9 @@ def test_the_plan_is_printed_and_starts_nothing(
     assert plan["num_runs"] == len(plan["runs"]) == 4
     assert plan["evaluations"] == sum(run["evaluations"] for run in plan["runs"]) > 0
     assert plan["hours"] == pytest.approx(sum(run["hours"] for run in plan["runs"]) / 2)
+    for run in plan["runs"]:
+        assert run["hours"] == run["hours_training"] + run["hours_measuring"]
+        assert min(run["hours_training"], run["hours_measuring"]) > 0
     assert run_command_line(["study", "plan", "study.yaml"]) == 0
     assert "generator evaluations" in capsys.readouterr().out
     assert [file.name for file in tmp_path.iterdir()] == ["study.yaml"]
@@ -974,3 +979,24 @@ def test_folders_of_runs_are_named_by_arm_and_seed(
     runs = named([replace(run, arm=arm, identity=str(i)) for i, arm in enumerate(arms)])
     assert tuple(each.folder for each in runs) == folders
     TypeAdapter(list[StudyRun]).validate_python([{**each.plain(), "identity": "0" * 12} for each in runs])
+
+
+def test_the_time_left_counts_steps_and_what_is_measured(
+    tiny_study: MakeStudy, finished: Path, tmp_path: Path
+):
+    path = tmp_path / "study"
+    shutil.copytree(finished, path)
+    folder, _ = extend_study(parse_study(tiny_study(measure={**MEASURE, "every": "2 epochs"}, seeds=3)), path)
+    expected = 0.0
+    for arm in ("vanilla", "complete"):
+        runs = [run for run in folder.runs if run.arm == arm]
+        folders = [folder.run_folder(run.identity) for run in runs if run.seed < 2]
+        steps = [read_metrics(each)[-1]["seconds"] for each in folders]
+        breaks = [
+            sum(record.values["seconds"] for record in read_records(each) if record.step == step)
+            for each in folders
+            for step in (8, 12)
+        ]
+        expected += 12 * sum(steps) / len(steps) + 2 * sum(breaks) / len(breaks)
+        assert min(steps + breaks) > 0
+    assert study_status(folder)["seconds_left"] == pytest.approx(expected)

@@ -91,8 +91,8 @@ def _run(arguments: list[str], debug: bool) -> int:
         return _fail(str(error), 2, debug)
     except RunError as error:
         return _fail(str(error), 1, debug)
-    except KeyboardInterrupt:
-        return _fail("stopped.", 130, debug)
+    except KeyboardInterrupt as stop:
+        return _fail(f"stopped. {stop}".rstrip(), 130, debug)
     except BrokenPipeError:
         return 1
     except Exception as error:

@@ -5,13 +5,14 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
 from thermograd.config import names
-from thermograd.errors import InputError, nearest, shown
+from thermograd.errors import InputError, nearest, one_line, shown
 from thermograd.files import hold, parse_yaml
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object, for machines.")
@@ -85,6 +86,26 @@ def _hint(name: str, options: list[str]) -> str:
 def parse_value(text: str, name: str = "value") -> Any:
     """Return the text as YAML reads it; what is not YAML stays a string."""
     return parse_yaml(text, name)
+
+
+@contextmanager
+def working(as_json: bool, goes_on: str = "") -> Iterator[Callable[[str], None]]:
+    """Show how far the work is, and yield what prints a line of it; machines get the lines alone.
+
+    Args:
+        as_json: whether a machine reads.
+        goes_on: what Ctrl-C says: how to go on.
+    """
+    from thermograd.progress import shown
+
+    try:
+        if as_json:
+            yield partial(click.echo, err=True)
+        else:
+            with shown() as say:
+                yield lambda line: say(one_line(line))
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(goes_on) from None
 
 
 @contextmanager

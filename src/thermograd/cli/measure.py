@@ -1,13 +1,12 @@
 """`thermograd sample`, `evaluate`, `compare` and `evidence`."""
 
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from thermograd.cli.command import SettingsCommand
-from thermograd.cli.common import emit, folder_argument, holding, json_option, print_table
+from thermograd.cli.common import emit, folder_argument, holding, json_option, print_table, working
 from thermograd.config import names
 from thermograd.errors import InputError
 
@@ -39,7 +38,8 @@ def sample(folder: Path, num: int, out: str | None, seed: int, checkpoint: str |
     target = out or folder / "samples" / "samples.png"
     export_form(target)
     run = load_run(folder, checkpoint)
-    samples = sample_images(run.model, run.prior_chains, num, seed)
+    with working(as_json):
+        samples = sample_images(run.model, run.prior_chains, num, seed)
     file = export_images(samples.images, target)
     record = {"file": str(file), "num": num, "seed": seed, "checkpoint": run.checkpoint.path.name}
     emit(record, as_json, str(file))
@@ -79,6 +79,7 @@ def evaluate(
     from thermograd.evaluation.distances import score_folder
     from thermograd.evaluation.evaluate import evaluate_run
     from thermograd.evaluation.records import FILE
+    from thermograd.progress import steps
     from thermograd.runs.run import load_run
 
     settings = given("evaluate", options, **({"variant": "quick"} if quick else {}))
@@ -89,16 +90,16 @@ def evaluate(
             raise InputError("`--reference` must be given with --images, e.g. mnist:test.")
         if value_range is not None and value_range[0] >= value_range[1]:
             raise InputError(f"`--range` must rise, got {value_range[0]:g} {value_range[1]:g}.")
-        record = score_folder(images, reference, settings, value_range)
+        with working(as_json):
+            record = score_folder(images, reference, settings, value_range)
         for line in [*record["notes"], *(f"left out: {line}" for line in record["left_out"])]:
             click.echo(line, err=True)
         emit(record, as_json, lambda: _print_distances(record["distances"]))
         return
     assert folder is not None  # for the type checker: one of the two is given
-    with holding(folder, "evaluate"):
-        records = [
-            evaluate_run(load_run(folder, name), settings) for name in _checkpoints(folder, checkpoint)
-        ]
+    with holding(folder, "evaluate"), working(as_json, "What was measured is kept."):
+        checkpoints = steps(_checkpoints(folder, checkpoint), "checkpoints")
+        records = [evaluate_run(load_run(folder, name), settings) for name in checkpoints]
 
     def text() -> None:
         for record in records:
@@ -124,7 +125,7 @@ def measure(folder: Path, again: bool, as_json: bool, **options: Any) -> None:
     from thermograd.runs.folder import open_config
 
     changed = {name: value for name, value in options.items() if value not in (None, ())}
-    tell = partial(click.echo, err=True)
+    again_words = f"What was measured is kept; go on with: thermograd measure {folder}"
     if (folder / "study.json").is_file():
         from thermograd.study.folder import open_study
         from thermograd.study.work import measure_study
@@ -134,11 +135,12 @@ def measure(folder: Path, again: bool, as_json: bool, **options: Any) -> None:
                 f"`{min(changed)}` is for a run; a study is measured as its file says: change `measure` there, "
                 f"and `study run` it again."
             )
-        records = measure_study(open_study(folder), again, tell)
+        with working(as_json, again_words) as say:
+            records = measure_study(open_study(folder), again, say)
     else:
         wanted = given("measure", {**open_config(folder).measure.model_dump(), **changed})
-        with holding(folder, "measure"):
-            records = measure_run(folder, wanted, again=again, on_message=tell)
+        with holding(folder, "measure"), working(as_json, again_words) as say:
+            records = measure_run(folder, wanted, again=again, on_message=say)
 
     def text() -> None:
         for record in records:
@@ -330,7 +332,7 @@ def evidence(
     from thermograd.runs.run import load_run
 
     settings = EvidenceSettings(method, evaluations, replicates)
-    with holding(folder, "evidence"):
+    with holding(folder, "evidence"), working(as_json):
         record = evidence_of_run(load_run(folder), settings, split=split, num_images=num, seed=seed)
     rows = [
         (name.replace("_", " "), f"{value:.5g}" if isinstance(value, float) else value)

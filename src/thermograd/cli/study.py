@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from thermograd.cli.common import emit, folder_argument, json_option, parse_value, print_table
+from thermograd.cli.common import emit, folder_argument, json_option, parse_value, print_table, working
 from thermograd.cli.where import Where, file_argument, path, positive, where_it_runs
 from thermograd.errors import InputError, one_line
+from thermograd.progress import in_words
 
 if TYPE_CHECKING:
     from thermograd.study.folder import StudyFolder
@@ -53,6 +54,7 @@ def plan(file: Path, workers: int, as_json: bool) -> None:
 
 
 def _plan(file: Path, workers: int) -> tuple[dict[str, Any], Any]:
+    from thermograd.study.costs import time_arms
     from thermograd.study.file import read_study_file
     from thermograd.study.outlook import outlook
     from thermograd.study.plan import (
@@ -61,17 +63,18 @@ def _plan(file: Path, workers: int) -> tuple[dict[str, Any], Any]:
         describe_plan,
         one_config_per_data_set,
         plan_runs,
-        time_steps,
     )
 
     described = read_study_file(file)
     runs = plan_runs(described)
     check_metrics(described, runs)
     check_weights(described)
-    planned = describe_plan(described, runs, time_steps(runs))
+    planned = describe_plan(described, runs, time_arms(runs))
     planned["notes"] = outlook(described, one_config_per_data_set(runs))
     planned["workers"] = workers
     planned["hours"] = planned["hours_on_one_worker"] / workers
+
+    measuring = sum(run["hours_measuring"] for run in planned["runs"]) / planned["hours_on_one_worker"]
 
     def text() -> None:
         arms: dict[str, list[dict[str, Any]]] = {}
@@ -86,6 +89,7 @@ def _plan(file: Path, workers: int) -> tuple[dict[str, Any], Any]:
             "rungs",
             "evaluations per run",
             "hours per run",
+            "of them measuring",
         )
         rows = [
             [
@@ -94,13 +98,14 @@ def _plan(file: Path, workers: int) -> tuple[dict[str, Any], Any]:
                 *(of_arm[0][name] for name in ("epochs", "steps", "chains", "rungs")),
                 f"{of_arm[0]['evaluations']:.3g}",
                 f"{of_arm[0]['hours']:.3f}",
+                f"{of_arm[0]['hours_measuring']:.3f}",
             ]
             for arm, of_arm in arms.items()
         ]
         print_table(f"{described.name}: {planned['num_runs']} runs, equal {described.equal}", columns, rows)
         click.echo(
-            f"{planned['evaluations']:.3g} generator evaluations, {planned['hours']:.2f} hours of training on "
-            f"{workers} worker(s); what is measured on the way comes on top."
+            f"{planned['evaluations']:.3g} generator evaluations, {planned['hours']:.2f} hours on {workers} "
+            f"worker(s), {measuring:.0%} of them for what is measured (distances not counted)."
         )
         for line in planned["notes"]:
             click.echo(line)
@@ -121,7 +126,8 @@ def run(file: Path, out: Path | None, as_json: bool, **where: Any) -> None:
     place = Where(**where)
     place.check()
     described = read_study_file(file)
-    _run(make_study(described, out or Path("studies") / described.name), place, as_json)
+    folder = make_study(described, out or Path("studies") / described.name)
+    _run(folder, place, as_json, f"run {file} --out {folder.path}")
 
 
 @study.command()
@@ -163,7 +169,7 @@ def add(
     described = larger_study(described, more, dict(map(_arm, arms)), file if is_folder else None)
     folder, num_new = extend_study(described, file if is_folder else out or Path("studies") / described.name)
     click.echo(f"{num_new} new runs.", err=True)
-    _run(folder, place, as_json)
+    _run(folder, place, as_json, f"run {folder.path / 'study.yaml'} --out {folder.path}")
 
 
 def _arm(text: str) -> tuple[str, Any]:
@@ -175,13 +181,14 @@ def _arm(text: str) -> tuple[str, Any]:
     return next(iter(found.items()))
 
 
-def _run(folder: "StudyFolder", where: Where, as_json: bool) -> None:
+def _run(folder: "StudyFolder", where: Where, as_json: bool, goes_on_with: str) -> None:
+    """Run a study; `goes_on_with` are the words of the command that goes on with it."""
     import torch
 
     from thermograd.study.clusters import cluster_client, default_num_workers, local_client, remote_client
     from thermograd.study.engine import Patience, run_study
     from thermograd.study.results import write_tables
-    from thermograd.study.status import needs_work
+    from thermograd.study.status import StudyMeter, needs_work
     from thermograd.study.work import measured_otherwise, prepare_features
 
     num_gpus = 0
@@ -203,13 +210,16 @@ def _run(folder: "StudyFolder", where: Where, as_json: bool) -> None:
         else:
             num_gpus = torch.cuda.device_count()
             client_of = local_client(where.workers or default_num_workers(folder, num_gpus))
-        with client_of as (client, watched):
+        goes_on = f"What was done is kept; go on with: thermograd study {goes_on_with}"
+        with client_of as (client, watched), working(as_json, goes_on) as say:
+            say(f"Dask's dashboard: {client.dashboard_link}")
             causes = run_study(
                 folder,
                 client,
                 max_attempts=where.attempts,
                 num_gpus=num_gpus,
-                on_event=lambda line: click.echo(one_line(line), err=True),
+                on_event=say,
+                on_look=StudyMeter(folder),
                 workers=watched,
                 patience=Patience(where.stalled, where.wait),
             )
@@ -274,7 +284,7 @@ def _print_status(record: dict[str, Any]) -> None:
         print_table(record["study"], columns, rows)
     left = record["seconds_left"]
     counts = ", ".join(f"{count} {state}" for state, count in record["counts"].items() if count)
-    click.echo(counts + ("" if not left else f"; about {left / 60:.1f} minutes of training left"))
+    click.echo(counts + ("" if not left else f"; about {in_words(left)} left"))
 
 
 def _print_arms(record: dict[str, Any]) -> None:

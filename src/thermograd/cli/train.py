@@ -4,7 +4,7 @@ import json
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -20,9 +20,10 @@ from thermograd.cli.common import (
     parse_overrides,
     parse_value,
     plugins_option,
+    working,
 )
 from thermograd.config.names import preset_names
-from thermograd.errors import InputError, one_line
+from thermograd.errors import InputError
 
 if TYPE_CHECKING:
     from thermograd.config.schema import RunConfig
@@ -140,15 +141,14 @@ def _train(
     from thermograd.runs.folder import read_metrics
     from thermograd.runs.train import train_run
 
-    with _progress(quiet=as_json) as (on_step, on_message), _stop_signal() as stopped:
+    with _showing(as_json) as say, _stop_signal() as stopped:
         trained = train_measured if measured else partial(train_run, measured=measured_steps(folder))
         state = trained(
             config,
             folder,
             requested=requested,
             overwrite=overwrite,
-            on_step=on_step,
-            on_message=on_message,
+            on_message=say,
             should_stop=stopped.is_set,
         )
     if state == "stopped":
@@ -172,48 +172,13 @@ def _train(
 
 
 @contextmanager
-def _progress(quiet: bool) -> Iterator[tuple[Any, Any]]:
-    """Show a progress bar on stderr where that is a terminal, and a line now and then where it is not."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    console = Console(stderr=True, highlight=False)
-    if quiet:
-        yield None, lambda message: print(json.dumps({"message": message}), file=sys.stderr)
+def _showing(as_json: bool) -> Iterator[Callable[[str], None]]:
+    """Show how far training is; machines get what it says as lines of JSON."""
+    if as_json:
+        yield lambda message: print(json.dumps({"message": message}), file=sys.stderr)
         return
-    if not console.is_terminal:
-        yield _print_now_and_then, lambda message: print(one_line(message), file=sys.stderr)
-        return
-    columns = (
-        TextColumn("training"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task("training", total=None, note="")
-
-        def on_step(step: int, num_steps: int, record: dict[str, Any]) -> None:
-            note = f"log p(x|z) {record['log_likelihood']:.1f}"
-            progress.update(task, completed=step, total=num_steps, note=note)
-
-        yield on_step, lambda message: console.print(one_line(message), markup=False)
-
-
-def _print_now_and_then(step: int, num_steps: int, record: dict[str, Any]) -> None:
-    if step == num_steps or step % max(1, num_steps // 20) == 0:
-        line = f"step {step}/{num_steps}  log p(x|z) {record['log_likelihood']:.1f}  {record['seconds']:.2f} s per step"
-        print(line, file=sys.stderr)
+    with working(as_json) as say:
+        yield say
 
 
 @contextmanager

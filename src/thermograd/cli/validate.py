@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from thermograd.cli.common import emit, json_option, plugins_option, print_table
+from thermograd.cli.common import emit, json_option, plugins_option, print_table, working
 
 NOTE = (
     "Gradients are relative to the length of the exact one. `chance` is the standard error of the bias; for gradients "
@@ -53,7 +53,8 @@ def validate(
 
     load_plugins(with_whole_paths({"plugins": [str(plugin) for plugin in plugins]}, Path.cwd()))
     settings = Settings(latent, pixels, noise, weight_scale, images, repeats, perturbation, seed)
-    result: Validation = run_validation(settings)
+    with working(as_json):
+        result: Validation = run_validation(settings)
 
     def show() -> None:
         described = ", ".join(f"{f.name} {getattr(settings, f.name):g}" for f in fields(settings))

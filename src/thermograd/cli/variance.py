@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from thermograd.cli.command import SettingsCommand
-from thermograd.cli.common import emit, folder_argument, holding, json_option, print_table
+from thermograd.cli.common import emit, folder_argument, holding, json_option, print_table, working
 
 if TYPE_CHECKING:
     from thermograd.evaluation.records import Record
@@ -57,10 +57,10 @@ def variance(
     from thermograd.runs.run import load_run
 
     long = ReferenceSettings(num_burn_in=reference_steps // 2, num_steps=reference_steps)
-    with holding(folder, "variance"):
+    with holding(folder, "variance"), working(as_json) as say:
         run = load_run(folder, checkpoint)  # first, since its plugins know estimators that options may name
         settings = given("variance", options, reference=long if reference else None, split=split, seed=seed)
-        record = variance_of_run(run, settings, lambda line: click.echo(line, err=True))
+        record = variance_of_run(run, settings, say)
 
     def text() -> None:
         _print_table(record, rows_of(record))

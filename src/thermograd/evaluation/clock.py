@@ -25,6 +25,7 @@ from thermograd.evaluation.variance import sampling
 from thermograd.files import written_whole
 from thermograd.gradients.backward import learning_gradient
 from thermograd.gradients.reference import ReferenceSettings, reference_gradient, reference_record
+from thermograd.progress import steps
 from thermograd.runs.checkpoint import list_checkpoints
 from thermograd.runs.run import Run, load_run
 from thermograd.runs.train import train_run
@@ -127,7 +128,7 @@ def measure_run(
     )
     missing = set(breaks) - measured_steps(folder) | set(anew)
     records = []
-    for path in list_checkpoints(folder / "checkpoints"):
+    for path in steps(list_checkpoints(folder / "checkpoints"), "checkpoints"):
         run = load_run(folder, path.name)
         if again or run.checkpoint.step in missing:
             on_message(f"Measuring {path.name}.")
@@ -152,7 +153,7 @@ def measure_checkpoint(run: Run, measure: MeasureConfig | None = None) -> list[R
     if at_the_end and measure.num_samples_at_the_end is not None:
         num_samples = measure.num_samples_at_the_end
     records = []
-    for split in SPLITS:
+    for split in steps(SPLITS, "splits"):
         records.append(measure_gradient(run, split, measure))
         settings = EvaluationSettings(
             split=split,

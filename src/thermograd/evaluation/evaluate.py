@@ -4,6 +4,7 @@ Every number says what it was measured on: split, counts, seed, checkpoint, and 
 the hash of its weights. Beside each distance stands its floor, the distance between two halves of the reference.
 """
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,15 @@ from thermograd.evaluation.records import Record, add_record, record_of
 from thermograd.evaluation.settings import EvaluationSettings
 from thermograd.evidence import estimate_evidence
 from thermograd.metrics import nearest_neighbours
+from thermograd.progress import tell
 from thermograd.runs.pictures import image_grid, pairs_grid, save_png
 from thermograd.runs.run import Run
 from thermograd.streams import stream
 from thermograd.training.builder import batch_images
 from thermograd.training.samples import Samples, sample_images, sample_posterior
+
+PARTS = "parts of the evaluation"
+"""Reconstructions, samples, evidence, the prior's chains, distances."""
 
 
 def evaluate_run(run: Run, settings: EvaluationSettings | None = None) -> Record:
@@ -37,27 +42,32 @@ def evaluate_run(run: Run, settings: EvaluationSettings | None = None) -> Record
 
     Returns:
         The record. Its values are `quantities` by name ({value, standard_error over images, unit}), `distances`, a
-        list of `DistanceRecord` as dictionaries, floors among them, `prior`, what `prior_of_run` found or None, and
-        `left_out`, a line for each thing that could not be measured.
+        list of `DistanceRecord` as dictionaries, floors among them, `prior`, what `prior_of_run` found or None,
+        `left_out`, a line for each thing that could not be measured, and the `seconds` that it took.
     """
-    settings = settings or EvaluationSettings()
+    settings, begun = settings or EvaluationSettings(), time.perf_counter()
     splits = {split: run.data(split) for split in ("train", "test")}
     data = splits[settings.split]
     # First: a network that is not there costs no work.
     extractor, left_out = extractor_of_run(run, splits, settings)
+    tell(PARTS, 0, 5)
     quantities, latents = _posterior_values(run, data, settings)
+    tell(PARTS, 1, 5)
     num_samples = settings.num_samples or min(len(splits["test"]), 10_000)
     samples = sample_images(run.model, run.prior_chains, num_samples, settings.seed)
     quantities["energy_prior"] = _mean(samples.energy, "nats")
+    tell(PARTS, 2, 5)
     if settings.num_evidence:
         quantities |= _evidence_values(run, data, settings)
     folder = run.folder / "samples"
     save_png(image_grid(samples.images[:64]), folder / f"samples_{run.checkpoint.path.name}.png")
     quantities |= _neighbour_values(run, samples, splits, folder)
+    tell(PARTS, 3, 5)
     prior: dict[str, Any] | None = None
     if settings.prior:
         posterior: dict[str, Tensor] = {"test": latents} if settings.split == "test" else {}
         prior = prior_of_run(run, posterior, splits, num_samples, settings, extractor)
+    tell(PARTS, 4, 5)
     distances, too_few = distances_of_run(run, samples, splits, settings, extractor)
     used = {
         **settings.model_dump(exclude={"source", "split", "seed"}),
@@ -78,9 +88,11 @@ def evaluate_run(run: Run, settings: EvaluationSettings | None = None) -> Record
             "distances": distances,
             "prior": prior,
             "left_out": [*left_out, *too_few],
+            "seconds": time.perf_counter() - begun,
         },
     )
     add_record(run.folder, record)
+    tell(PARTS, 5, 5)
     return record
 
 

@@ -16,6 +16,7 @@ from thermograd.errors import InputError
 from thermograd.evaluation.records import Record, add_record, record_of
 from thermograd.evaluation.settings import VarianceSettings
 from thermograd.gradients.reference import Reference, reference_gradient, reference_record
+from thermograd.progress import steps
 from thermograd.runs.run import Run
 from thermograd.streams import stream
 from thermograd.training.builder import batch_images
@@ -41,7 +42,7 @@ def variance_of_run(
     Args:
         run: what `load_run` returned.
         settings: what to measure; None for the defaults.
-        on_message: called with a line on the cost before the start, and on the progress.
+        on_message: called with a line on the cost before the start, and on each reference.
 
     Returns:
         The record.
@@ -72,7 +73,6 @@ def variance_of_run(
         f"probe-variance-{settings.seed}",
         references=references,
         by_rung=True,
-        on_gradient=progress.gradient,
     )
     record = record_of(
         run,
@@ -147,7 +147,7 @@ def _references(
     if settings.reference is None:
         return None
     references = []
-    for b, x in enumerate(images):
+    for b, x in enumerate(steps(images, "references")):
         generator = stream(settings.seed, "probe-variance-reference", b, own.device)
         references.append(reference_gradient(own.model, x, generator, settings.reference, chunk_size))
         progress.reference(b + 1, references[-1])
@@ -169,7 +169,6 @@ class _Progress:
         self.on_message, self.settings = on_message, settings
         self.begun = time.perf_counter()
         self.seconds_reference = 0.0
-        self.done, self.total = 0, len(shared) * settings.num_batches * settings.num_repeats
         each = settings.num_batches * batch_size
         sampling = (
             sum(evaluations_per_image(configs[names[0]]) for names in shared) * each * settings.num_repeats
@@ -188,11 +187,6 @@ class _Progress:
             f"reference {done}/{self.settings.num_batches}  {self.seconds_reference:.0f} s  "
             f"R-hat median {float(reference.r_hat.median()):.3f}, largest {float(reference.r_hat.max()):.3f}"
         )
-
-    def gradient(self) -> None:
-        self.done += 1
-        if self.done % self.settings.num_repeats == 0:
-            self.on_message(f"gradients {self.done}/{self.total}  {time.perf_counter() - self.begun:.0f} s")
 
 
 def _evaluations_a_second(own: Trainer) -> float:

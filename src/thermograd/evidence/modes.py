@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from thermograd.progress import steps
 from thermograd.samplers.target import ChainState, Target
 
 INFLATION = 2.0  # of covariances: weights of a start wider than the target are bounded
@@ -131,7 +132,7 @@ def find_modes(target: Target, start: Tensor, num_steps: int) -> tuple[Tensor, T
     mean, square = torch.zeros_like(z), torch.zeros_like(z)
     highest = torch.full_like(z[..., 0], -torch.inf)
     one = torch.ones_like(highest)
-    for step in range(num_steps):
+    for step in steps(range(num_steps), "steps to the modes"):
         state = target.evaluate(z)
         density, score = state.log_density(one), state.score(one).nan_to_num()
         better = density > highest

@@ -25,6 +25,7 @@ from torch import Tensor
 from thermograd.config.names import SMALLEST_CLOUD
 from thermograd.errors import InputError, check_positive
 from thermograd.ladders.adapted import next_temperature
+from thermograd.progress import steps
 from thermograd.samplers.mala import MALA
 from thermograd.samplers.target import ChainState, Target
 
@@ -109,7 +110,7 @@ def run_smc(
     )
     smallest = torch.ones_like(t)
     history: list[tuple[Tensor, Tensor, Tensor]] = []
-    for k in range(num_temperatures):
+    for k in steps(range(num_temperatures), "temperatures"):
         if plan is not None:
             new, sizes = plan.inverse_temperatures[k].to(t), plan.step_sizes[k].to(t)
         else:

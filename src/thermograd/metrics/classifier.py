@@ -17,6 +17,7 @@ from thermograd.errors import InputError
 from thermograd.files import cache_folder as user_cache
 from thermograd.metrics.cache import hash_fields, read_tensors, write_tensors
 from thermograd.metrics.features import FeatureExtractor, extract_features
+from thermograd.progress import steps
 from thermograd.streams import stream, stream_seed
 
 NUM_FEATURES = 64
@@ -160,7 +161,7 @@ def _train(
     order = np.random.default_rng(stream_seed(seed, "classifier-order"))
     optimiser = torch.optim.Adam(network.parameters())
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, PEAK_LEARNING_RATE, total_steps=num_steps + 1)
-    for _ in range(num_steps):
+    for _ in steps(range(num_steps), "steps of the classifier"):
         picked = np.sort(order.choice(len(images), min(BATCH_SIZE, len(images)), replace=False))
         x = torch.from_numpy(images[picked]).permute(0, 3, 1, 2)
         loss = F.cross_entropy(network.logits(x), torch.from_numpy(labels[picked].astype(np.int64)))

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from thermograd.errors import InputError
 from thermograd.metrics._imports import import_without_init
 from thermograd.metrics.cache import hash_tensors
+from thermograd.progress import steps
 
 INCEPTION_SHA256_PREFIX = "6726825d"
 """Start of the sha256 of the file of the true FID Inception weights."""
@@ -129,7 +130,7 @@ def _array_batches(images: np.ndarray, batch_size: int) -> Iterable[Tensor]:
         raise InputError(
             f"`images` must be uint8 of shape (N, H, W, C), got {images.dtype} of shape {images.shape}."
         )
-    for start in range(0, len(images), batch_size):
+    for start in steps(range(0, len(images), batch_size), "batches of images"):
         yield torch.from_numpy(np.array(images[start : start + batch_size])).permute(0, 3, 1, 2)
 
 

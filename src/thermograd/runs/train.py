@@ -17,6 +17,7 @@ from thermograd.data import ImageDataset, batch_order
 from thermograd.errors import InputError, RunError, failure, is_out_of_memory
 from thermograd.files import hold
 from thermograd.machine import resolve_device
+from thermograd.progress import tell
 from thermograd.runs.checkpoint import list_checkpoints, load_last, save_checkpoint, step_of
 from thermograd.runs.folder import (
     claim_folder,
@@ -192,6 +193,7 @@ class _Loop:
         settings = self.config.training
         every = settings.checkpoint_every or self.steps_per_epoch
         self._make_up()
+        tell("steps", self.step, self.num_steps)
         with closing(MetricsFile(self.folder / "metrics.jsonl")) as metrics:
             for epoch, index in self._batches():
                 begun = time.perf_counter()
@@ -205,6 +207,7 @@ class _Loop:
                 if end_of_epoch:
                     for caution in record["warnings"]:
                         self.on_message(f"warning: step {self.step}: {caution['text']}")
+                tell("steps", self.step, self.num_steps, f"log p(x|z) {record['log_likelihood']:.1f}")
                 if self.on_step is not None:
                     self.on_step(self.step, self.num_steps, record)
                 finished, at_break = self.step == self.num_steps, self.step in self.breaks

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,7 @@ def run_study(
     max_attempts: int = 2,
     num_gpus: int = 0,
     on_event: OnEvent = lambda line: None,
+    on_look: Callable[[], None] = lambda: None,
     workers: Workers | None = None,
     patience: Patience | None = None,
 ) -> dict[str, str]:
@@ -60,6 +62,7 @@ def run_study(
         max_attempts: times that a run may fail of itself.
         num_gpus: GPUs that local workers share out among themselves; 0 leaves the choice to the cluster.
         on_event: called with a line for the user.
+        on_look: called about once a second.
         workers: asked about once a second to look after themselves.
         patience: how long to wait; None for the defaults.
 
@@ -73,6 +76,7 @@ def run_study(
     todo = [run for run in folder.runs if needs_work(folder, run)]
     on_event(f"{len(folder.runs)} runs, {len(folder.runs) - len(todo)} of them done before.")
     failures, deaths, causes = Counter[str](), Counter[str](), dict[str, str]()
+    ranks = {seed: rank for rank, seed in enumerate(dict.fromkeys(run.seed for run in folder.runs))}
     names = {run.identity: f"{run.arm}, seed {run.seed} ({run.identity})" for run in folder.runs}
     ended: queue.SimpleQueue[Any] = queue.SimpleQueue()
     at_work: dict[str, tuple[str, Any]] = {}
@@ -83,14 +87,15 @@ def run_study(
         at_work[future.key] = identity, future
         future.add_done_callback(ended.put)
 
-    # Those that cost most come first, so that the last worker to finish is not long alone.
-    for run in sorted(todo, key=lambda run: -run.evaluations):
+    # Seed by seed, so that a study that is stopped can be compared; of one seed those that cost most come first.
+    for run in sorted(todo, key=lambda run: (ranks[run.seed], -run.evaluations)):
         submit(run.identity)
     num_done = len(folder.runs) - len(todo)
     waiting = _Waiting(client, workers, patience, on_event)
     while at_work:
         workers.watch(on_event)
         waiting.check()
+        on_look()
         try:
             future = ended.get(timeout=1.0)
         except queue.Empty:

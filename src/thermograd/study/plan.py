@@ -1,6 +1,5 @@
 """Arms x cells x seeds -> runs, each with what it costs, before any is started."""
 
-import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +8,7 @@ from thermograd.config.resolve import resolve
 from thermograd.config.schema import RunConfig, evaluations_per_image
 from thermograd.errors import InputError, nearest
 from thermograd.study.arms import Arm, cell_name, expand_arms
+from thermograd.study.costs import Pace, hours
 from thermograd.study.file import StudyFile
 from thermograd.study.outlook import distances_of_too_few
 from thermograd.study.run import StudyRun
@@ -202,39 +202,7 @@ def check_weights(study: StudyFile) -> None:
         make_extractor(study.measure.extractor, "", {}, study.measure.weights)
 
 
-def time_steps(runs: list[StudyRun]) -> dict[str, float]:
-    """Return the seconds of a training step of each arm: the quickest of a second's, 3 to 20, the first not counted.
-
-    Chains are stored for a batch only, so that timing needs little memory; evaluation is not timed.
-    """
-    import torch
-
-    from thermograd.training.builder import batch_images, build_model, load_data
-    from thermograd.training.trainer import Trainer
-
-    before = torch.get_num_threads()
-    seconds: dict[str, float] = {}
-    try:
-        for run in runs:
-            if run.arm in seconds:
-                continue
-            config = run.resolved
-            torch.set_num_threads(config.compute.num_threads or before)
-            size = config.training.batch_size
-            trainer = Trainer(config, build_model(config), size)
-            x = batch_images(config, load_data(config), range(size), 0, trainer.device)
-            times: list[float] = []
-            while len(times) < 3 or (sum(times) < 1 and len(times) < 20):
-                begun = time.perf_counter()
-                trainer.step(x, torch.arange(size), len(times), 0)
-                times.append(time.perf_counter() - begun)
-            seconds[run.arm] = min(times[1:])
-    finally:
-        torch.set_num_threads(before)
-    return seconds
-
-
-def describe_plan(study: StudyFile, runs: list[StudyRun], seconds: Mapping[str, float]) -> dict[str, Any]:
+def describe_plan(study: StudyFile, runs: list[StudyRun], paces: Mapping[str, Pace]) -> dict[str, Any]:
     """Return the plan as plain data: one row per run, and the totals."""
     rows = [
         {
@@ -247,7 +215,7 @@ def describe_plan(study: StudyFile, runs: list[StudyRun], seconds: Mapping[str, 
             "rungs": run.resolved.gradient.num_rungs,
             "evaluations_per_image_and_step": evaluations_per_image(run.resolved),
             "evaluations": run.evaluations,
-            "hours": run.num_steps * seconds[run.arm] / 3600,
+            **hours(run, paces[run.arm]),
         }
         for run in runs
     ]

@@ -1,13 +1,15 @@
 """Where the runs of a study stand, as their own folders say."""
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from thermograd.errors import InputError
-from thermograd.evaluation.records import measured_steps
+from thermograd.evaluation.records import measured_steps, read_records
 from thermograd.files import read_json
+from thermograd.progress import tell
 from thermograd.study.attempts import Attempt, read_attempts
 from thermograd.study.folder import StudyFolder
 from thermograd.study.run import StudyRun
@@ -42,7 +44,8 @@ def study_status(
     """Return where each run stands, and the seconds that are left.
 
     States: waiting, running, interrupted (it will go on where it stopped), failed, done. The time left is what the
-    remaining steps take at the pace of the arm so far (of all arms where it has none), over the runs at work.
+    remaining steps and breaks take at the pace of the arm so far (of all arms where it has none), over the runs at
+    work.
 
     Args:
         folder: the study.
@@ -77,7 +80,7 @@ def study_status(
     return {
         "study": folder.study.name,
         "counts": counts,
-        "seconds_left": _seconds_left(rows, newest),
+        "seconds_left": _seconds_left(folder, rows, newest),
         "runs": rows,
     }
 
@@ -118,18 +121,84 @@ def _newest(folder: Path) -> dict[str, Any]:
     return {}
 
 
-def _seconds_left(rows: Sequence[Mapping[str, Any]], newest: Mapping[str, Mapping[str, Any]]) -> float | None:
-    paces: dict[str, list[float]] = {}
+def _seconds_left(
+    folder: StudyFolder, rows: Sequence[Mapping[str, Any]], newest: Mapping[str, Mapping[str, Any]]
+) -> float | None:
+    """Return what the remaining steps and breaks take at the pace of each arm so far, over the runs at work."""
+    steps, breaks = _Paces(), _Paces()
     for row in rows:
-        record = newest[row["identity"]]
-        if record:
-            paces.setdefault(row["arm"], []).append(record["seconds"])
-    if not paces:
+        if record := newest[row["identity"]]:
+            steps.add(row["arm"], record["seconds"])
+        if breaks.count(row["arm"]) < FEW:
+            for seconds in _seconds_of_breaks(folder.run_folder(row["identity"])):
+                breaks.add(row["arm"], seconds)
+    if not steps:
         return None
-    overall = sum(sum(values) for values in paces.values()) / sum(len(values) for values in paces.values())
     left = 0.0
     for row in rows:
-        if row["state"] not in ("done", "failed", "damaged"):
-            values = paces.get(row["arm"], [overall])
-            left += (row["num_steps"] - row["step"]) * sum(values) / len(values)
+        if row["state"] in ("done", "failed", "damaged"):
+            continue
+        run = folder.run(row["identity"])
+        epochs = run.config["training"]["num_epochs"]
+        clock = folder.study.measure.steps(epochs, run.num_steps // epochs)
+        num_breaks = sum(step not in measured_steps(folder.run_folder(run.identity)) for step in clock)
+        left += (row["num_steps"] - row["step"]) * steps.mean(row["arm"]) + num_breaks * breaks.mean(
+            row["arm"]
+        )
     return left / max(1, sum(row["state"] == "running" for row in rows))
+
+
+FEW = 3
+"""Breaks of an arm from which the time of the others is told."""
+
+
+def _seconds_of_breaks(folder: Path) -> list[float]:
+    """Return how long each break of a run took to measure, as far as the records tell."""
+    try:
+        records = read_records(folder, source="clock")
+    except InputError:
+        return []
+    seconds: dict[int, float] = {}
+    for record in records:
+        seconds[record.step] = seconds.get(record.step, 0.0) + float(record.values.get("seconds", 0.0))
+    return list(seconds.values())
+
+
+class _Paces(dict[str, list[float]]):
+    """Seconds by arm."""
+
+    def add(self, arm: str, seconds: float) -> None:
+        self.setdefault(arm, []).append(seconds)
+
+    def count(self, arm: str) -> int:
+        return len(self.get(arm, ()))
+
+    def mean(self, arm: str) -> float:
+        """Return the mean of an arm, of all arms where it has none, 0 where none has."""
+        values = self.get(arm) or [each for values in self.values() for each in values]
+        return sum(values) / len(values) if values else 0.0
+
+
+class StudyMeter:
+    """Tells how far a study is whenever it is called, but does not look into its folders all the time."""
+
+    def __init__(self, folder: StudyFolder):
+        self.folder = folder
+        self._next = 0.0
+
+    def __call__(self) -> None:
+        """Look, if it is time to."""
+        begun = time.monotonic()
+        if begun < self._next:
+            return
+        found = study_status(self.folder)
+        counts, rows = found["counts"], found["runs"]
+        tell(
+            "steps of all runs",
+            sum(row["step"] for row in rows),
+            sum(row["num_steps"] for row in rows),
+            f"{counts['done']} of {len(rows)} runs done, {counts['running']} at work",
+            found["seconds_left"],
+        )
+        # Of thousands of runs a look takes seconds: it may take a twentieth of the time.
+        self._next = time.monotonic() + max(2.0, 20 * (time.monotonic() - begun))

@@ -5,7 +5,7 @@ with and without it is the same, on a CPU to the byte. Its chains evaluate the m
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
@@ -27,6 +27,7 @@ from thermograd.gradients.variance import Measurement, Rule, make_rule, measure_
 from thermograd.ladders.ladder import Ladder
 from thermograd.ladders.sampler import LadderSampler
 from thermograd.models.latent_model import LatentModel
+from thermograd.progress import tell
 from thermograd.samplers.named import make_kernel
 from thermograd.streams import stream, stream_seed
 from thermograd.training.chains import Chains
@@ -187,7 +188,6 @@ def measure_batches(
     *,
     references: Sequence[Reference] | None = None,
     by_rung: bool = False,
-    on_gradient: Callable[[], None] = lambda: None,
 ) -> dict[str, Measurement]:
     """Measure estimators on batches, with random streams under the prefix `name`.
 
@@ -200,12 +200,18 @@ def measure_batches(
         name: prefix of the streams.
         references: of each batch.
         by_rung: tell rungs apart as well.
-        on_gradient: called after each repeat of each sampler.
 
     Raises:
         RunError: chains whose values are not finite.
     """
     found: dict[str, Measurement] = {}
+    done, total = 0, len(samplers) * len(batches) * num_repeats
+
+    def count() -> None:
+        nonlocal done
+        done += 1
+        tell("gradients", done, total)
+
     for sampler in samplers:
         chains = sampler.chains
 
@@ -226,7 +232,7 @@ def measure_batches(
             references=references,
             by_rung=by_rung,
             chunk_size=chains.config.compute.chunk_size,
-            on_gradient=on_gradient,
+            on_gradient=count,
         )
     return found
 

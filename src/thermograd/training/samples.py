@@ -10,6 +10,7 @@ from thermograd.ladders.sampler import LadderSampler
 from thermograd.ladders.schedules import power_schedule
 from thermograd.models.latent_ebm import LatentEBM
 from thermograd.models.latent_model import LatentModel
+from thermograd.progress import steps
 from thermograd.samplers.mala import MALA
 from thermograd.samplers.named import make_kernel
 from thermograd.samplers.prior import PriorSource, sample_prior
@@ -52,7 +53,7 @@ def sample_images(
     device = next(model.parameters()).device
     kernel = make_kernel(source.settings.kernel, source.step_size.to(device))
     parts = []
-    for first in range(0, num_images, batch_size):
+    for first in steps(range(0, num_images, batch_size), "batches of samples"):
         generator = stream(seed, "samples", first, device)
         start = source.start(model, min(batch_size, num_images - first), generator)
         draws = sample_prior(model, kernel, source.num_steps, start.to(device), generator)

@@ -10,10 +10,12 @@ verdict says so.
 """
 
 import time
+from collections.abc import Iterable
 
 import torch
 
 from thermograd.errors import Caution
+from thermograd.progress import steps
 from thermograd.validation.common import Row, Settings, Validation, make_twin, stream
 from thermograd.validation.evidence import evidence_rows
 from thermograd.validation.gradients import generator_rows, prior_rows
@@ -33,13 +35,14 @@ def validate(settings: Settings) -> Validation:
     with torch.no_grad():
         noise = torch.randn(away.weight.shape, generator=stream(settings, 2), dtype=torch.float64)
         away.weight.add_(settings.perturbation * settings.weight_scale * noise)
-    tables = {
-        "kernels": list(kernel_rows(twin, x[:KERNEL_IMAGES], settings, warnings)),
-        "evidence": list(evidence_rows(twin, x, settings, warnings)),
-        "generator gradient, at the true weights": list(generator_rows(twin, x, settings)),
-        "generator gradient, away from the true weights": list(generator_rows(away, x, settings)),
-        "prior gradient, at the true weights": list(prior_rows(twin, x, settings)),
-        "prior gradient, away from the true weights": list(prior_rows(away, x, settings)),
-        "separated modes, cold chains": list(modes_rows(settings)),
+    rows: dict[str, Iterable[Row]] = {
+        "kernels": kernel_rows(twin, x[:KERNEL_IMAGES], settings, warnings),
+        "evidence": evidence_rows(twin, x, settings, warnings),
+        "generator gradient, at the true weights": generator_rows(twin, x, settings),
+        "generator gradient, away from the true weights": generator_rows(away, x, settings),
+        "prior gradient, at the true weights": prior_rows(twin, x, settings),
+        "prior gradient, away from the true weights": prior_rows(away, x, settings),
+        "separated modes, cold chains": modes_rows(settings),
     }
+    tables = {name: list(rows[name]) for name in steps(list(rows), "tables")}
     return Validation(settings, tables, warnings, time.perf_counter() - start)

@@ -16,6 +16,7 @@ from thermograd.ladders.ladder import Ladder
 from thermograd.ladders.sampler import LadderSampler
 from thermograd.ladders.schedules import power_schedule
 from thermograd.models.linear_gaussian import LinearGaussian
+from thermograd.progress import steps
 from thermograd.samplers.langevin import ULA
 from thermograd.validation.common import (
     NUM_RUNGS,
@@ -93,7 +94,7 @@ def _rows(
 ) -> Iterator[Row]:
     exact = twin.evidence_gradient(x)[parameter].flatten()
     distances: dict[str, float] = {}
-    for number, arm in enumerate(arms):
+    for number, arm in enumerate(steps(arms, "rows")):
         generator = stream(settings, 100 + number)
         estimates = [_estimate(twin, x, arm, parameter, generator) for _ in range(settings.num_repeats)]
         draws = torch.stack(estimates)

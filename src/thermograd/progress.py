@@ -56,14 +56,14 @@ class Meter:
 
     Args:
         show: called with the meter at each step.
-        clock: seconds.
+        clock: of the seconds; None for the system's.
     """
 
-    def __init__(self, show: Callable[["Meter"], None], clock: Callable[[], float] = time.monotonic):
-        self.show, self.clock = show, clock
+    def __init__(self, show: Callable[["Meter"], None], clock: Callable[[], float] | None = None):
+        self.show, self.clock = show, clock or time.monotonic
         self.levels: list[_Level] = []
         self.seconds_left: float | None = None
-        self._begun, self._first = clock(), 0.0
+        self._begun, self._first = self.clock(), 0.0
 
     def tell(
         self, what: str, done: int, total: int, note: str = "", seconds_left: float | None = None

@@ -38,6 +38,7 @@ from thermograd.data import (
 )
 from thermograd.data import cache as cache_module
 from thermograd.data.decoders import decode_cifar10, decode_svhn
+from thermograd.data.sources import locate
 from thermograd.data.user_arrays import read_array_file
 from thermograd.errors import InputError, RunError
 
@@ -895,3 +896,15 @@ class TestBatchOrder:
     def test_errors(self, num_images, batch_size, epoch, message):
         with pytest.raises(InputError, match=message):
             batch_order(num_images, batch_size, seed=0, epoch=epoch)
+
+
+def test_folders_as_other_programs_name_them_are_found(tmp_path: Path):
+    """torchvision keeps MNIST/raw and FashionMNIST/raw."""
+    for name, folder in (("mnist", "MNIST"), ("fashion-mnist", "FashionMNIST")):
+        entry = CATALOGUE[name]
+        (tmp_path / folder / "raw").mkdir(parents=True)
+        for source in entry.files["train"]:
+            (tmp_path / folder / "raw" / source.name.removesuffix(".gz")).write_bytes(b"x")
+        found = locate(entry, "train", tmp_path)
+        assert found is not None
+        assert {path.parent for path in found} == {tmp_path / folder / "raw"}

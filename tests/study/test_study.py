@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -20,6 +21,7 @@ import pytest
 import torch
 from pydantic import TypeAdapter
 
+import thermograd as tg
 from conftest import TINY
 from thermograd.cli import run as run_command_line
 from thermograd.config.resolve import resolve
@@ -1000,3 +1002,19 @@ def test_the_time_left_counts_steps_and_what_is_measured(
         expected += 12 * sum(steps) / len(steps) + 2 * sum(breaks) / len(breaks)
         assert min(steps + breaks) > 0
     assert study_status(folder)["seconds_left"] == pytest.approx(expected)
+
+
+def test_the_table_is_documented_to_the_last_column(finished: Path):
+    text = (Path(__file__).parents[2] / "docs" / "study.md").read_text().partition("## The table")[2]
+    names = re.findall(r"`([^`]+)`", "".join(re.findall(r"^\| (`.*?) \|", text, flags=re.MULTILINE)))
+    measured = ("reconstruction_mean_square_error", "log_likelihood_at_posterior_draws", "energy_posterior")
+    patterns = [re.escape(name).replace("NAME", r"[\w:-]+") for name in names]
+    table = load_study(finished)
+    assert [c for c in table.columns if not any(re.fullmatch(p, c) for p in patterns if p != r"[\w:-]+")
+            and not c.startswith(("log_", "energy_", "reconstruction_", "distance_to_"))] == []  # fmt: skip
+    assert set(measured) < set(table.columns)
+    assert {"folder", "train:NAME", "prior:NAME"} < set(names)
+
+
+def test_a_run_of_a_study_is_loaded_by_arm_and_seed(finished: Path):
+    assert tg.load_run(finished / "runs" / "vanilla-seed0").sample(3).images.shape == (3, 1, 8, 8)

@@ -1,6 +1,7 @@
 """Runs as objects: load a config and images, train, and ask a run for all it can tell."""
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from thermograd.evaluation.records import Record
 from thermograd.evaluation.settings import EvaluationSettings
 from thermograd.evaluation.variance import VarianceSettings, variance_of_run
 from thermograd.evidence import Evidence
+from thermograd.progress import shown
 from thermograd.runs import run as runs
 from thermograd.runs.folder import read_metrics
 from thermograd.runs.train import OnStep, train_run
@@ -154,6 +156,7 @@ def train(
     *,
     overwrite: bool = False,
     measured: bool = True,
+    show_progress: bool | None = None,
     on_step: OnStep | None = None,
     on_message: Callable[[str], None] = lambda message: None,
     should_stop: Callable[[], bool] = lambda: False,
@@ -168,6 +171,7 @@ def train(
         out: the run folder, made where it is missing; None for runs/PRESET-TRAJECTORY.
         overwrite: remove the run that the folder holds, once config and data are known to be good.
         measured: whether to measure it; `thermograd measure` does it later.
+        show_progress: on standard error; None to show it where that is a terminal or a notebook.
         on_step: called after each step with the steps done, the steps in all and the record.
         on_message: called with a sentence for the user.
         should_stop: asked after each step; True saves a checkpoint and stops.
@@ -193,13 +197,14 @@ def train(
             f"`{next(iter(overrides))}` is a setting of the config that was given; set it there."
         )
     folder = Path("runs") / f"{config.preset}-{config.trajectory}" if out is None else Path(out)
-    (train_measured if measured else train_run)(
-        config,
-        folder,
-        requested=requested,
-        overwrite=overwrite,
-        on_step=on_step,
-        on_message=on_message,
-        should_stop=should_stop,
-    )
+    with nullcontext() if show_progress is False else shown(only_live=show_progress is None):
+        (train_measured if measured else train_run)(
+            config,
+            folder,
+            requested=requested,
+            overwrite=overwrite,
+            on_step=on_step,
+            on_message=on_message,
+            should_stop=should_stop,
+        )
     return load_run(folder)

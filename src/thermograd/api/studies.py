@@ -1,13 +1,15 @@
 """A whole study, and a check of the installation, by one call each."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from thermograd.errors import RunError
+from thermograd.progress import shown
 from thermograd.study import clusters, engine, load_study, read_study_file, write_tables
 from thermograd.study.folder import make_study
-from thermograd.study.status import is_done
+from thermograd.study.status import StudyMeter, is_done
 from thermograd.study.work import prepare_features
 from thermograd.validation import Settings, Validation, validate
 
@@ -41,6 +43,7 @@ def run_study(
     *,
     num_workers: int | None = None,
     max_attempts: int = 2,
+    show_progress: bool | None = None,
     on_event: Callable[[str], None] = lambda line: None,
 ) -> "pd.DataFrame":
     """Bring every run of a study file to its end on this machine, and return the table.
@@ -50,6 +53,7 @@ def run_study(
         out: the study folder; None for studies/NAME.
         num_workers: processes; None for as many as the cores have room for.
         max_attempts: times that a run may fail of itself.
+        show_progress: on standard error; None to show it where that is a terminal or a notebook.
         on_event: called with a line for the user.
 
     Returns:
@@ -66,8 +70,13 @@ def run_study(
     folder = make_study(described, Path("studies") / described.name if out is None else Path(out))
     if not all(is_done(folder.run_folder(each.identity)) for each in folder.runs):
         prepare_features(folder)
-        with clusters.local_client(num_workers or clusters.default_num_workers(folder, 0)) as (client, _):
-            causes = engine.run_study(folder, client, max_attempts=max_attempts, on_event=on_event)
+        with (
+            nullcontext() if show_progress is False else shown(only_live=show_progress is None),
+            clusters.local_client(num_workers or clusters.default_num_workers(folder, 0)) as (client, _),
+        ):
+            causes = engine.run_study(
+                folder, client, max_attempts=max_attempts, on_event=on_event, on_look=StudyMeter(folder)
+            )
         if causes:
             raise RunError(f"{len(causes)} runs failed: {'; '.join(causes.values())}")
     write_tables(folder.path)

@@ -80,8 +80,8 @@ def _run(arguments: list[str], debug: bool) -> int:
         code = app.main([word for word in arguments if word != "--debug"], standalone_mode=False)
     except click.exceptions.Exit as stop:
         return stop.exit_code
-    except click.Abort:
-        return _fail("stopped.", 130, debug)
+    except click.Abort as stop:  # click's word for Ctrl-C, which may say how to go on
+        return _fail(f"stopped. {stop.__cause__ or ''}".rstrip(), 130, debug)
     except click.ClickException as error:
         if error.format_message().startswith("Usage:"):  # a group without a verb: its help, as it is laid out
             print(error.format_message(), file=sys.stderr)
@@ -91,8 +91,8 @@ def _run(arguments: list[str], debug: bool) -> int:
         return _fail(str(error), 2, debug)
     except RunError as error:
         return _fail(str(error), 1, debug)
-    except KeyboardInterrupt as stop:
-        return _fail(f"stopped. {stop}".rstrip(), 130, debug)
+    except KeyboardInterrupt:
+        return _fail("stopped.", 130, debug)
     except BrokenPipeError:
         return 1
     except Exception as error:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -108,18 +109,31 @@ def working(as_json: bool, goes_on: str = "") -> Iterator[Callable[[str], None]]
         raise KeyboardInterrupt(goes_on) from None
 
 
+out_option = click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Folder for what is measured, where DIR cannot be written to.",
+)
+
+
 @contextmanager
-def holding(folder: Path | None, verb: str) -> Iterator[None]:
-    """Hold a run folder for this process alone; what is none is left to whoever reads it.
+def holding(folder: Path, verb: str, out: Path | None = None) -> Iterator[Path]:
+    """Hold the folder that is written to for this process alone, and yield it: `out`, or the run folder.
+
+    What is no run folder is left to whoever reads it.
 
     Raises:
-        InputError: another process trains or measures this run.
+        InputError: another process trains or measures this run, or the folder cannot be written to.
     """
-    if folder is None or not (folder / "config.yaml").is_file():
-        yield
+    if out is None and not (folder / "config.yaml").is_file():
+        yield folder
         return
-    with hold(folder, verb):
-        yield
+    if out is None and not os.access(folder, os.W_OK):
+        raise InputError(
+            f"`run` {folder} cannot be written to; name another folder for what is measured by --out."
+        )
+    with hold(out or folder, verb, "out"):
+        yield out or folder
 
 
 def emit(record: dict[str, Any], as_json: bool, text: str | Callable[[], None]) -> None:

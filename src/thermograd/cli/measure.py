@@ -1,12 +1,21 @@
 """`thermograd sample`, `evaluate`, `compare` and `evidence`."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from thermograd.cli.command import SettingsCommand
-from thermograd.cli.common import emit, folder_argument, holding, json_option, print_table, working
+from thermograd.cli.common import (
+    emit,
+    folder_argument,
+    holding,
+    json_option,
+    out_option,
+    print_table,
+    working,
+)
 from thermograd.config import names
 from thermograd.errors import InputError
 
@@ -59,6 +68,7 @@ def sample(folder: Path, num: int, out: str | None, seed: int, checkpoint: str |
 @click.option(
     "--reference", help="Data set, or path of images, and split to score --images against, e.g. mnist:test."
 )
+@out_option
 @json_option
 def evaluate(
     folder: Path | None,
@@ -67,6 +77,7 @@ def evaluate(
     images: Path | None,
     value_range: tuple[float, float] | None,
     reference: str | None,
+    out: Path | None,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -85,6 +96,8 @@ def evaluate(
     settings = given("evaluate", options, **({"variant": "quick"} if quick else {}))
     if (folder is None) == (images is None):
         raise InputError("`evaluate` takes either a run folder or --images with --reference.")
+    if images is not None and out is not None:
+        raise InputError(f"`--out` is for what is measured of a run, got {out} with --images.")
     if images is not None:
         if reference is None:
             raise InputError("`--reference` must be given with --images, e.g. mnist:test.")
@@ -97,14 +110,16 @@ def evaluate(
         emit(record, as_json, lambda: _print_distances(record["distances"]))
         return
     assert folder is not None  # for the type checker: one of the two is given
-    with holding(folder, "evaluate"), working(as_json, "What was measured is kept."):
-        checkpoints = steps(_checkpoints(folder, checkpoint), "checkpoints")
-        records = [evaluate_run(load_run(folder, name), settings) for name in checkpoints]
+    with holding(folder, "evaluate", out) as kept, working(as_json, "What was measured is kept."):
+        records = [
+            evaluate_run(replace(load_run(folder, name), folder=kept), settings)
+            for name in steps(_checkpoints(folder, checkpoint), "checkpoints")
+        ]
 
     def text() -> None:
         for record in records:
             print_record(record)
-        click.echo(f"Kept in {folder / FILE}; pictures in {folder / 'samples'}")
+        click.echo(f"Kept in {kept / FILE}; pictures in {kept / 'samples'}")
 
     emit({"records": [vars(record) for record in records]}, as_json, text)
 
@@ -315,6 +330,7 @@ def compare(folders: tuple[Path, ...], as_json: bool) -> None:
     help="Independent repeats per image.",
 )
 @click.option("--seed", default=0, type=not_negative, show_default=True)
+@out_option
 @json_option
 def evidence(
     folder: Path,
@@ -324,6 +340,7 @@ def evidence(
     evaluations: int,
     replicates: int,
     seed: int,
+    out: Path | None,
     as_json: bool,
 ) -> None:
     """Estimate log p(x) of images, with an interval, a range or a lower bound for each; writes a table."""
@@ -332,8 +349,9 @@ def evidence(
     from thermograd.runs.run import load_run
 
     settings = EvidenceSettings(method, evaluations, replicates)
-    with holding(folder, "evidence"), working(as_json):
-        record = evidence_of_run(load_run(folder), settings, split=split, num_images=num, seed=seed)
+    with holding(folder, "evidence", out) as kept, working(as_json):
+        run = replace(load_run(folder), folder=kept)
+        record = evidence_of_run(run, settings, split=split, num_images=num, seed=seed)
     rows = [
         (name.replace("_", " "), f"{value:.5g}" if isinstance(value, float) else value)
         for name, value in record.items()

@@ -1,13 +1,22 @@
 """`thermograd variance`: how noisy is the learning gradient, and where does the noise come from?"""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from thermograd.cli.command import SettingsCommand
-from thermograd.cli.common import emit, folder_argument, holding, json_option, print_table, working
+from thermograd.cli.common import (
+    emit,
+    folder_argument,
+    holding,
+    json_option,
+    out_option,
+    print_table,
+    working,
+)
 
 if TYPE_CHECKING:
     from thermograd.evaluation.records import Record
@@ -33,6 +42,7 @@ NOTE = (
     "--seed", default=0, type=click.IntRange(min=0), show_default=True, help="Of batches and chains."
 )
 @click.option("--checkpoint", help="Name of a checkpoint [default: the last].")
+@out_option
 @json_option
 def variance(
     folder: Path,
@@ -41,6 +51,7 @@ def variance(
     split: str,
     seed: int,
     checkpoint: str | None,
+    out: Path | None,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -57,15 +68,16 @@ def variance(
     from thermograd.runs.run import load_run
 
     long = ReferenceSettings(num_burn_in=reference_steps // 2, num_steps=reference_steps)
-    with holding(folder, "variance"), working(as_json) as say:
-        run = load_run(folder, checkpoint)  # first, since its plugins know estimators that options may name
+    with holding(folder, "variance", out) as kept, working(as_json) as say:
+        # The run first, since its plugins know estimators that options may name.
+        run = replace(load_run(folder, checkpoint), folder=kept)
         settings = given("variance", options, reference=long if reference else None, split=split, seed=seed)
         record = variance_of_run(run, settings, say)
 
     def text() -> None:
         _print_table(record, rows_of(record))
         click.echo(NOTE)
-        click.echo(f"Kept, with every layer and rung, in {folder / FILE}")
+        click.echo(f"Kept, with every layer and rung, in {kept / FILE}")
 
     emit(vars(record), as_json, text)
 

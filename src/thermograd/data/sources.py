@@ -3,9 +3,9 @@
 Places are searched in this order: the folder given by the caller; $THERMOGRAD_DATA; the download folder of
 the cache ($THERMOGRAD_CACHE, else the user's cache folder); the folders of system packages; the Python
 package that holds the files; and then the mirrors are asked. In a folder F the files of a data set NAME are
-looked for in F/NAME, F/NAME/raw and F itself, under their published name (also spelt with other dots, dashes,
-underscores or capitals, or inside a folder of that name), or unpacked where that is a plain .gz. The first place
-that holds any of the needed files is the source: a damaged, wrong or missing file there
+looked for in F/NAME, F/NAME/raw (also spelt MNIST or FashionMNIST) and F itself, under their published name (also
+spelt with other dots, dashes, underscores or capitals, or inside a folder of that name), or unpacked where that is a
+plain .gz. The first place that holds any of the needed files is the source: a damaged, wrong or missing file there
 is an error and is not passed over.
 """
 
@@ -96,7 +96,8 @@ def _implicit_roots() -> list[Path]:
 
 
 def _search(root: Path, entry: CatalogueEntry, split: str, explicit: bool) -> list[Path] | None:
-    places = [root / entry.name, root / entry.name / "raw", root]
+    own = [each for each in sorted(root.iterdir()) if _is_named(each, entry)] if root.is_dir() else []
+    places = [*(place for each in own for place in (each, each / "raw")), root]
     if not explicit and root.name in CATALOGUE and root.name != entry.name:
         # $THERMOGRAD_DATA=.../mnist says whose files these are: Fashion-MNIST's have the same names.
         places.remove(root)
@@ -105,6 +106,12 @@ def _search(root: Path, entry: CatalogueEntry, split: str, explicit: bool) -> li
         if any(path is not None for path in paths):
             return _all_present(place, entry, split, paths)
     return None
+
+
+def _is_named(folder: Path, entry: CatalogueEntry) -> bool:
+    """Return whether a folder is named after a data set, as other programs spell it: FashionMNIST, fashion_mnist."""
+    letters, own = (re.sub(r"[^a-z0-9]", "", name.lower()) for name in (folder.name, entry.name))
+    return letters == own and folder.is_dir()
 
 
 def _existing(place: Path, source: SourceFile) -> Path | None:

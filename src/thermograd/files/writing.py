@@ -28,12 +28,20 @@ def written_whole(file: Path) -> Iterator[Path]:
     aside = file.with_name(f"{_ASIDE}{secrets.token_hex(6)}_{file.name[-_LONGEST_NAME:]}")
     try:
         yield aside
+        make_readable(aside)
         sync(aside)
         aside.replace(file)
     except BaseException:
         aside.unlink(missing_ok=True)
         raise
     sync(file.parent)
+
+
+def make_readable(path: Path) -> None:
+    """Give a file or folder the mode that the user's umask says, whatever a library made it with."""
+    umask = os.umask(0o077)  # which can only be read by setting it
+    os.umask(umask)
+    path.chmod((0o777 if path.is_dir() else 0o666) & ~umask)
 
 
 def write_atomically(file: Path, content: str | bytes) -> None:

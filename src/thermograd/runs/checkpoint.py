@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from thermograd.errors import InputError
-from thermograd.files import hash_of, make_folder, read_json, remove_leftovers, sha256, sync
+from thermograd.files import hash_of, make_folder, make_readable, read_json, remove_leftovers, sha256, sync
 from thermograd.runs.metrics import Extent
 
 Parts = Mapping[str, Mapping[str, Tensor]]
@@ -69,6 +69,7 @@ def save_checkpoint(
             # The number of the operating system's error is in the text alone.
             code = int(found[1]) if (found := re.search(r"code: (\d+)", str(error))) else errno.EIO
             raise OSError(code, os.strerror(code), str(file)) from error
+        make_readable(file)
         sync(file)
         hashes[file.name] = sha256(file)
     whole = {"step": step, **state, "sha256": hashes}

@@ -16,7 +16,7 @@ import numpy as np
 from torch import Tensor
 
 from thermograd.errors import InputError
-from thermograd.files import written_whole
+from thermograd.files import make_readable, written_whole
 from thermograd.metrics.features import to_bytes
 from thermograd.runs.pictures import image_grid, save_png
 
@@ -31,6 +31,9 @@ def export_form(out: str | Path) -> str:
         InputError: another ending, a folder that is not empty, or a file where a folder is meant.
     """
     path, ending = Path(out), Path(out).suffix.lower()
+    above = next(each for each in path.absolute().parents if each.exists())
+    if not above.is_dir():
+        raise InputError(f"`out` {path}: {above} is a file, not a folder.")
     if path.is_dir():
         if any(path.iterdir()):
             raise InputError(
@@ -80,7 +83,7 @@ def _write_folder(pixels: np.ndarray, folder: Path) -> None:
     try:
         for i, image in enumerate(pixels):
             Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(aside / f"{i:06d}.png")
-        aside.chmod(0o755)  # mkdtemp makes it private
+        make_readable(aside)  # mkdtemp makes it private
         aside.replace(folder)
     finally:
         shutil.rmtree(aside, ignore_errors=True)

@@ -125,7 +125,7 @@ def write_model_card(folder: Path, config: RunConfig, metrics: list[dict[str, An
         f"trained by {config.gradient.estimator} for {config.training.num_epochs} epochs "
         f"(thermograd {__version__}, config {config.identity}).\n{begun}\n"
         f"| last training batch | nats, mean over images |\n|---|---|\n{rows}\n\n"
-        "`thermograd sample DIR`, `thermograd evaluate DIR`; in Python `thermograd.runs.run.load_run(DIR)`.\n",
+        "`thermograd sample DIR`, `thermograd evaluate DIR`; in Python `thermograd.load_run(DIR).sample(64)`.\n",
     )
 
 

@@ -1,21 +1,6 @@
 """One table of all runs of a study, and SQL over its folders.
 
-A row is one measurement of one checkpoint of one run; its key is (run, step, split). Columns:
-
-| column | is |
-|---|---|
-| study, run, folder, arm, ready, seed, added | where it belongs; `folder` is in `runs`, `added` its version |
-| dataset, preset, network, latent_dim | what was learnt, by which network |
-| estimator, prior_rule, schedule, power, num_rungs, num_chains, noise_multiplier, chain_stream | how |
-| step, epoch, split, is_final | of the checkpoint; `is_final` for the end of the run |
-| evaluations, evaluations_per_image | spent on chains by training until then; for each image of the training set |
-| seconds | that training had taken by then (mean of the recorded steps x steps) |
-| train:NAME | the training record of that step, numbers only |
-| NAME, error:NAME | mean over images and its standard error: log_evidence, reconstruction_mean_square_error, ... |
-| distance:NAME, error:distance:NAME, floor:NAME | to the row's own split; what real images reach |
-| total_variance, chain_variance, batch_variance, normalised_variance | of the learning gradient, both networks |
-| generator:NAME, prior:NAME | the same of one network |
-
+A row is one measurement of one checkpoint of one run; its key is (run, step, split). docs/study.md tells the columns.
 Rows are made of what the runs' own clock measured; what a command measured beside it stays in the run folders.
 """
 

@@ -47,7 +47,7 @@ def measure_ours() -> dict[str, Any]:
     for num_evaluations in (1000, 2000, 4000, 8000):
         errors, cost = [], 0.0
         for seed in range(NUM_REPEATS):
-            settings = EvidenceSettings("thermodynamic", num_evaluations, num_rungs=10)
+            settings = EvidenceSettings(method="thermodynamic", num_evaluations=num_evaluations, num_rungs=10)
             found = estimate_evidence(twin, x, settings, generator=torch.Generator().manual_seed(seed))
             errors += (found.log_evidence - truth).abs().tolist()
             cost = found.num_evaluations

@@ -47,7 +47,7 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|")
     if not arguments.runs:
         for method, budget in (("laplace", 600), ("smc", 900), ("thermodynamic", 1000)):
-            settings = EvidenceSettings(method, budget, num_bank=3200)
+            settings = EvidenceSettings(method=method, num_evaluations=budget, num_bank=3200)
             found, truth = zip(*(modes(settings, seed) for seed in range(arguments.repeats)), strict=True)
             print(row("2-D modes", list(found), torch.cat(truth), torch.ones(16 * arguments.repeats).bool()))
     for folder in arguments.runs:
@@ -64,7 +64,7 @@ def image_model(folder: Path, images: range, out: Path) -> None:
         truth, settled = reference(run.model.requires_grad_(False), x, generator)
         found = {
             (method, budget): estimate_evidence(
-                run.model, x, EvidenceSettings(method, budget), generator=generator
+                run.model, x, EvidenceSettings(method=method, num_evaluations=budget), generator=generator
             )
             for method, budget in (
                 ("laplace", 4000),

@@ -20,7 +20,7 @@ _ROOMS: dict[str, tuple[str, ...]] = {
     "api.studies": ("run_study", "validate_installation"),
     "config.plugins": ("register",),
     "errors": ("Caution", "InputError", "RunError"),
-    "evidence": ("Evidence", "EvidenceSettings"),
+    "evidence": ("Evidence",),
     "gradients.limits": ("Limit",),
     "gradients.rules": ("Estimator", "PriorRule"),
     "ladders.ladder": ("Ladder",),

@@ -476,6 +476,8 @@ def test_version(capsys: pytest.CaptureFixture[str]):
         ([], {"setting": "measure.num_batches", "type": "integer ≥ 3", "default": "4"}),
         (["training"], {"setting": "training.num_epochs", "type": "integer ≥ 1", "default": "20"}),
         (["evaluate"], {"setting": "--distance", "default": "auto"}),
+        (["evidence"], {"setting": "--evaluations", "type": "integer ≥ 200", "default": "4000"}),
+        (["sample"], {"setting": "--num", "type": "integer ≥ 1", "default": "64"}),
         (["variance"], {"setting": "--batch-size", "type": "integer ≥ 1 or none", "default": "16"}),
     ],
 )

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from thermograd.config.resolve import validate
 from thermograd.errors import InputError
 from thermograd.evidence import (
     METHODS,
@@ -487,7 +488,7 @@ def big_twin() -> tuple[LinearGaussian, Tensor]:
 def test_methods_with_chains_of_their_own(big_twin, method, limit, least_kept):
     """Bars are right on the twin, so methods print them there; and nearly all of those hold the truth."""
     model, x = big_twin
-    settings = EvidenceSettings(method, 4000, num_bank=2000)
+    settings = EvidenceSettings(method=method, num_evaluations=4000, num_bank=2000)
     found = estimate_evidence(model, x[:16], settings, generator=seeded(32))
     truth = model.log_evidence(x[:16]).detach()
     assert float((found.log_evidence - truth).abs().mean()) < limit
@@ -537,7 +538,7 @@ def test_one_image_scaled_by_40_leaves_its_neighbours_alone():
     x = model.sample_images(6, seeded(46)).detach()
     odd = torch.cat([x, 40 * x[:1]])
     for method in ("laplace", "thermodynamic", "smc"):
-        settings = EvidenceSettings(method, 1600, num_bank=2000, num_rungs=8)
+        settings = EvidenceSettings(method=method, num_evaluations=1600, num_bank=2000, num_rungs=8)
         found = estimate_evidence(model, odd, settings, generator=seeded(47))
         truth = model.log_evidence(odd).detach()
         kept = torch.tensor([status == "interval" for status in found.status])
@@ -590,7 +591,7 @@ def test_images_whose_particles_still_rise_have_no_interval():
 
 def test_a_short_run_prior_is_told_by_kind(big_twin):
     model, x = big_twin
-    settings = EvidenceSettings("smc", 400, num_bank=400)
+    settings = EvidenceSettings(method="smc", num_evaluations=400, num_bank=400)
     found = estimate_evidence(model, x[:2], settings, generator=seeded(55), short_run_prior=True)
     assert "short-run-prior" in kinds(found)
 
@@ -610,7 +611,7 @@ def test_nonlinear_model_with_an_energy_network():
     x = model.decode(z) + 0.5 * torch.randn(12, 1, 3, 3, generator=generator, dtype=torch.float64)
     truth = GridTwin(model).log_power_evidence(x, 1.0).detach()
     for method in METHODS:
-        settings = EvidenceSettings(method, 4000, num_bank=2000, num_rungs=8)
+        settings = EvidenceSettings(method=method, num_evaluations=4000, num_bank=2000, num_rungs=8)
         found = estimate_evidence(model, x, settings, generator=seeded(35))
         kept = torch.tensor([status == "interval" for status in found.status])
         held = (found.low <= truth) & (truth <= found.high)
@@ -625,7 +626,7 @@ def test_same_generator_same_evidence_and_chunks_change_nothing(big_twin):
         estimate_evidence(
             model,
             x[:3],
-            EvidenceSettings("laplace", 800, num_bank=400, chunk_size=chunk),
+            EvidenceSettings(method="laplace", num_evaluations=800, num_bank=400, chunk_size=chunk),
             generator=seeded(37),
         )
         for chunk in (2048, 2048, 7)
@@ -686,19 +687,19 @@ def test_bad_integration_settings():
     ("changes", "message"),
     [
         ({"method": "harmonic-mean"}, "`method` 'harmonic-mean' is not a known method"),
-        ({"num_rungs": 2}, "`num_rungs` must be at least 3, got 2"),
-        ({"num_replicates": 3}, "`num_replicates` must be at least 4, got 3"),
-        ({"num_evaluations": 100}, "`num_evaluations` must be at least 200, got 100"),
+        ({"num_rungs": 2}, "`num_rungs` must be greater than or equal to 3, got 2"),
+        ({"num_replicates": 3}, "`num_replicates` must be greater than or equal to 4, got 3"),
+        ({"num_evaluations": 100}, "`num_evaluations` must be greater than or equal to 200, got 100"),
     ],
 )
 def test_bad_entry_settings(changes, message):
     with pytest.raises(InputError, match=message):
-        EvidenceSettings(**changes)
+        validate(EvidenceSettings, changes)
 
 
 def test_too_few_evaluations_for_ladders_and_images_of_another_shape_are_named(big_twin):
     model, x = big_twin
-    settings = EvidenceSettings("thermodynamic", 400, num_bank=400)
+    settings = EvidenceSettings(method="thermodynamic", num_evaluations=400, num_bank=400)
     with pytest.raises(
         InputError, match="`num_evaluations` must be at least 912 for 4 ladders of 12 rungs, got 400"
     ):

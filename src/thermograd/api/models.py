@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from thermograd import evidence
+from thermograd.config.resolve import validate
 from thermograd.errors import InputError
 from thermograd.gradients.backward import learning_gradient
 from thermograd.gradients.rules import ESTIMATORS, PRIOR_RULES, Weights, compute_weights
@@ -18,16 +19,26 @@ from thermograd.samplers.kernel import Kernel
 from thermograd.samplers.mala import MALA
 
 
-def estimate_evidence(model: LatentModel, x: Tensor, **options: Any) -> evidence.Evidence:
+def estimate_evidence(
+    model: LatentModel,
+    x: Tensor,
+    *,
+    generator: torch.Generator | None = None,
+    short_run_prior: bool = False,
+    **settings: Any,
+) -> evidence.Evidence:
     """Estimate log p(x) of each image by independent repeats, with an interval, a range or a lower bound.
 
     Args:
         model: any `LatentModel`.
         x: images (B, *image_shape), as the likelihood takes them.
-        options: of `thermograd.evidence.estimate_evidence`; `generator` is a seeded one where it is left out.
+        generator: source of all randomness; None for a seeded one.
+        short_run_prior: say that the prior was trained by short chains, which do not sample exp(-E) p0 / Z_a.
+        settings: method and cost, as `thermograd settings evidence` lists them: `method="smc"`,
+            `num_evaluations=16_000`.
 
     Raises:
-        InputError: a model or images that do not pass the check at the door, or an option at fault.
+        InputError: a model or images that do not pass the check at the door, or a setting at fault.
 
     Example:
         >>> twin = tg.LinearGaussian.random(2, 8, noise_std=0.5, weight_scale=0.5, seed=0)
@@ -37,8 +48,13 @@ def estimate_evidence(model: LatentModel, x: Tensor, **options: Any) -> evidence
         True
     """
     check_model(model, x)
-    options.setdefault("generator", torch.Generator(x.device).manual_seed(0))
-    return evidence.estimate_evidence(model, x, **options)
+    return evidence.estimate_evidence(
+        model,
+        x,
+        validate(evidence.EvidenceSettings, settings),
+        generator=generator or torch.Generator(x.device).manual_seed(0),
+        short_run_prior=short_run_prior,
+    )
 
 
 def sample_ladder(

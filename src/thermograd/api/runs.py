@@ -116,8 +116,9 @@ class Run(runs.Run):
         return evaluate_run(self, settings_of.validate(EvaluationSettings, settings))
 
     def evidence(self, split: str = "test", num_images: int = 100, **settings: Any) -> Evidence:
-        """Estimate log p(x) of the first images of a split, each with its error."""
-        return estimate_evidence(self.model, self.images(split, num_images), **settings)
+        """Estimate log p(x) of the first images of a split, each with its error; `settings` as `estimate_evidence`."""
+        x, short = self.images(split, num_images), self.config.prior_chains.is_short_run
+        return estimate_evidence(self.model, x, short_run_prior=short, **settings)
 
     def variance(self, **settings: Any) -> Record:
         """Measure the variance and bias of the learning gradient; `settings` are fields of `VarianceSettings`."""

@@ -16,41 +16,38 @@ from thermograd.cli.common import (
     print_table,
     working,
 )
-from thermograd.config import names
 from thermograd.errors import InputError
 
 if TYPE_CHECKING:
     from thermograd.evaluation.records import Record
 
-positive = click.IntRange(min=1)
-not_negative = click.IntRange(min=0)
 path = click.Path(path_type=Path)
 
 
-@click.command()
+@click.command(cls=SettingsCommand, verb="sample")
 @folder_argument
-@click.option("--num", default=64, type=positive, show_default=True, help="Images to draw.")
 @click.option(
     "--out",
     help="File that ends in .npz, .npy (arrays) or .png (a grid), or a folder (single PNG files) "
     "[default: DIR/samples/samples.png].",
 )
-@click.option("--seed", default=0, type=not_negative, show_default=True)
 @click.option("--checkpoint", help="Name of a checkpoint [default: the last].")
 @json_option
-def sample(folder: Path, num: int, out: str | None, seed: int, checkpoint: str | None, as_json: bool) -> None:
+def sample(folder: Path, out: str | None, checkpoint: str | None, as_json: bool, **options: Any) -> None:
     """Draw images from the model in DIR."""
+    from thermograd.cli.options import given
     from thermograd.runs.exports import export_form, export_images
     from thermograd.runs.run import load_run
     from thermograd.training.samples import sample_images
 
+    settings = given("sample", options)
     target = out or folder / "samples" / "samples.png"
     export_form(target)
     run = load_run(folder, checkpoint)
     with working(as_json):
-        samples = sample_images(run.model, run.prior_chains, num, seed)
+        samples = sample_images(run.model, run.prior_chains, settings.num_images, settings.seed)
     file = export_images(samples.images, target)
-    record = {"file": str(file), "num": num, "seed": seed, "checkpoint": run.checkpoint.path.name}
+    record = {"file": str(file), **settings.model_dump(), "checkpoint": run.checkpoint.path.name}
     emit(record, as_json, str(file))
 
 
@@ -305,53 +302,21 @@ def compare(folders: tuple[Path, ...], as_json: bool) -> None:
     emit(record, as_json, text)
 
 
-@click.command()
+@click.command(cls=SettingsCommand, verb="evidence")
 @folder_argument
-@click.option("--split", default="test", type=click.Choice(["train", "test"]), show_default=True)
-@click.option("--num", default=100, type=positive, show_default=True, help="Images.")
-@click.option(
-    "--method",
-    default="laplace",
-    type=click.Choice(list(names.EVIDENCE_METHODS)),
-    show_default=True,
-)
-@click.option(
-    "--evaluations",
-    default=4000,
-    type=click.IntRange(min=200),
-    show_default=True,
-    help="Generator evaluations per image.",
-)
-@click.option(
-    "--replicates",
-    default=4,
-    type=click.IntRange(min=4),
-    show_default=True,
-    help="Independent repeats per image.",
-)
-@click.option("--seed", default=0, type=not_negative, show_default=True)
+@click.option("--checkpoint", help="Name of a checkpoint [default: the last].")
 @out_option
 @json_option
-def evidence(
-    folder: Path,
-    split: str,
-    num: int,
-    method: Any,
-    evaluations: int,
-    replicates: int,
-    seed: int,
-    out: Path | None,
-    as_json: bool,
-) -> None:
+def evidence(folder: Path, checkpoint: str | None, out: Path | None, as_json: bool, **options: Any) -> None:
     """Estimate log p(x) of images, with an interval, a range or a lower bound for each; writes a table."""
+    from thermograd.cli.options import given
     from thermograd.evaluation.evidence import evidence_of_run
-    from thermograd.evidence import EvidenceSettings
     from thermograd.runs.run import load_run
 
-    settings = EvidenceSettings(method, evaluations, replicates)
+    settings = given("evidence", options)
     with holding(folder, "evidence", out) as kept, working(as_json):
-        run = replace(load_run(folder), folder=kept)
-        record = evidence_of_run(run, settings, split=split, num_images=num, seed=seed)
+        run = replace(load_run(folder, checkpoint), folder=kept)
+        record = evidence_of_run(run, settings)
     rows = [
         (name.replace("_", " "), f"{value:.5g}" if isinstance(value, float) else value)
         for name, value in record.items()

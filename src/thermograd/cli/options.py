@@ -12,7 +12,12 @@ from thermograd.config.describe import NoDefault, Setting, in_words, settings_of
 from thermograd.config.fields import Section
 from thermograd.config.measure import MeasureConfig
 from thermograd.config.resolve import validate
-from thermograd.evaluation.settings import EvaluationSettings, VarianceSettings
+from thermograd.evaluation.settings import (
+    EvaluationSettings,
+    RunEvidenceSettings,
+    SampleSettings,
+    VarianceSettings,
+)
 
 VERBS: dict[str, tuple[type[Section], dict[str, str]]] = {
     "evaluate": (
@@ -23,6 +28,11 @@ VERBS: dict[str, tuple[type[Section], dict[str, str]]] = {
         VarianceSettings,
         {"estimators": "estimator", "num_batches": "batches", "num_repeats": "repeats"},
     ),
+    "evidence": (
+        RunEvidenceSettings,
+        {"num_images": "num", "num_evaluations": "evaluations", "num_replicates": "replicates"},
+    ),
+    "sample": (SampleSettings, {"num_images": "num"}),
     "measure": (
         MeasureConfig,
         {
@@ -48,7 +58,11 @@ _HISTORY = " The others are history, kept for comparison."
 def options_of(verb: str) -> list[click.Option]:
     """Return the options of a verb."""
     kind, words = VERBS[verb]
-    return [_option(setting, words) for setting in settings_of(kind) if setting.name not in WITHOUT[verb]]
+    return [
+        _option(setting, words)
+        for setting in settings_of(kind)
+        if setting.name not in WITHOUT.get(verb, set())
+    ]
 
 
 def given(verb: str, options: Mapping[str, Any], **more: Any) -> Any:

@@ -35,7 +35,7 @@ def settings(name: str | None, markdown: bool, as_json: bool) -> None:
             ("--" + words.get(last, last).replace("_", "-"), *row[1:])
             for row in settings_table(kind)
             for last in [row[0].rsplit(".", 1)[-1]]
-            if row[0] not in WITHOUT[name]
+            if row[0] not in WITHOUT.get(name, set())
         ]
     elif name is not None:
         if name not in groups:

@@ -44,6 +44,7 @@ PriorStart = Annotated[str, AfterValidator(Named(names.PRIOR_STARTS))]
 PosteriorStart = Annotated[str, AfterValidator(Named(names.POSTERIOR_STARTS))]
 GeneratorName = Annotated[str, AfterValidator(Named(names.GENERATORS))]
 EnergyName = Annotated[str, AfterValidator(Named(names.ENERGIES))]
+EvidenceMethodName = Annotated[str, AfterValidator(Named(names.EVIDENCE_METHODS))]
 ExtractorName = Annotated[str, AfterValidator(Named(names.EXTRACTORS))]
 
 

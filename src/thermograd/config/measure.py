@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, Field, field_validator
 
 from thermograd.config.fields import (
     EstimatorName,
+    EvidenceMethodName,
     ExtractorName,
     KernelName,
     PositiveFloat,
@@ -149,6 +150,32 @@ class Changes(Section):
         description="of the posterior chains; None for the run's, or base where its stored chains do not fit",
     )
     batch_size: PositiveInt | None = Field(None, description="images of a batch")
+
+
+class EvidenceSettings(Section):
+    """Method and cost of an estimate of log p(x)."""
+
+    method: EvidenceMethodName = Field("laplace", description="how log p(x) is estimated")
+    num_evaluations: Annotated[int, Field(ge=200, strict=True)] = Field(
+        4000,
+        description="generator evaluations with gradient per image, all repeats together, the bank of draws apart",
+    )
+    num_replicates: Annotated[int, Field(ge=4, strict=True)] = Field(
+        4, description="independent repeats per image; the interval comes from their spread"
+    )
+    num_bank: Annotated[int, Field(ge=400, strict=True)] | None = Field(
+        None,
+        description="prior draws that are decoded once for all images; None for 400 per image, at least 2,000 and at "
+        "most 20,000",
+    )
+    num_rungs: Annotated[int, Field(ge=3, strict=True)] = Field(
+        12, description="of ladders, both ends counted, for methods that visit the power posteriors"
+    )
+    chunk_size: PositiveInt = Field(2048, description="most latents evaluated at once; bounds memory")
+
+    def bank_for(self, num_images: int) -> int:
+        """Return how many draws the bank has for B images."""
+        return self.num_bank or min(20_000, max(2_000, 400 * num_images))
 
 
 @dataclass(frozen=True)

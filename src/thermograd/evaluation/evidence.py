@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from thermograd.evaluation.records import add_record, record_of
-from thermograd.evidence import Evidence, EvidenceSettings, estimate_evidence
+from thermograd.evaluation.settings import RunEvidenceSettings
+from thermograd.evidence import Evidence, estimate_evidence
 from thermograd.files import written_whole
 from thermograd.runs.pictures import own_style
 from thermograd.runs.run import Run
@@ -14,14 +15,7 @@ from thermograd.streams import stream
 from thermograd.training.builder import batch_images
 
 
-def evidence_of_run(
-    run: Run,
-    settings: EvidenceSettings | None = None,
-    *,
-    split: str = "test",
-    num_images: int = 100,
-    seed: int = 0,
-) -> dict[str, Any]:
+def evidence_of_run(run: Run, settings: RunEvidenceSettings | None = None) -> dict[str, Any]:
     """Estimate log p(x) of the first images of a split; add the record to the run's measurements.
 
     The mean is over all images, those without an interval among them, whose number stands beside it. Its error is that
@@ -30,11 +24,11 @@ def evidence_of_run(
     Returns:
         Means over images, counts of what has no interval, warnings, and the files written beside the record.
     """
-    settings = settings or EvidenceSettings()
-    data = run.data(split)
+    settings = settings or RunEvidenceSettings()
+    split, data = settings.split, run.data(settings.split)
     device = next(run.model.parameters()).device
-    x = batch_images(run.config, data, range(min(num_images, len(data))), 0, device)
-    generator = stream(seed, "evidence", 0, device)
+    x = batch_images(run.config, data, range(min(settings.num_images, len(data))), 0, device)
+    generator = stream(settings.seed, "evidence", 0, device)
     evidence = estimate_evidence(
         run.model, x, settings, generator=generator, short_run_prior=run.config.prior_chains.is_short_run
     )
@@ -53,8 +47,8 @@ def evidence_of_run(
         data,
         split,
         source="command",
-        seed=seed,
-        settings={**asdict(settings), "num_images": len(x)},
+        seed=settings.seed,
+        settings={**settings.model_dump(exclude={"split", "seed"}), "num_images": len(x)},
         values={**record, "images": evidence.columns()},
     )
     add_record(run.folder, kept)

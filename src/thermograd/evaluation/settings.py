@@ -1,4 +1,4 @@
-"""What is measured of a run by the commands `evaluate` and `variance`, and on how much; its own clock has `measure`."""
+"""What `evaluate`, `variance`, `evidence` and `sample` do, and on how much; a run's clock has `measure`."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -7,7 +7,7 @@ from pydantic import Field
 
 from thermograd.config import names
 from thermograd.config.fields import EstimatorName, ExtractorName, PositiveInt, Section
-from thermograd.config.measure import Changes, ReferenceSettings
+from thermograd.config.measure import Changes, EvidenceSettings, ReferenceSettings
 from thermograd.evaluation.records import Source
 
 Split = Literal["train", "test"]
@@ -60,3 +60,18 @@ class VarianceSettings(Section):
     )
     split: Split = Field("train", description="images that batches are drawn from")
     seed: Seed = Field(0, description="of batches and chains")
+
+
+class RunEvidenceSettings(EvidenceSettings):
+    """What `evidence` estimates."""
+
+    split: Split = Field("test", description="where the images come from")
+    num_images: PositiveInt = Field(100, description="first images of the split, at most")
+    seed: Seed = Field(0, description="of every random stream of the estimate")
+
+
+class SampleSettings(Section):
+    """What `sample` draws."""
+
+    num_images: PositiveInt = Field(64, description="images to draw")
+    seed: Seed = Field(0, description="the same seed gives the same images")

@@ -1,12 +1,13 @@
 """The evidence log p(x) of each image, with error bars that keep chance and quadrature apart."""
 
+from thermograd.config.measure import EvidenceSettings
 from thermograd.evidence.annealing import (
     Annealed,
     annealed_importance_sampling,
     log_partition,
     reverse_annealing,
 )
-from thermograd.evidence.estimate import METHODS, EvidenceSettings, estimate_evidence
+from thermograd.evidence.estimate import METHODS, estimate_evidence
 from thermograd.evidence.result import Estimate, Evidence
 from thermograd.evidence.stepping_stone import stepping_stone
 from thermograd.evidence.thermodynamic import Rule, thermodynamic_integration

@@ -1,12 +1,11 @@
 """One call from a model and images to the evidence, with independent repeats and an honest interval for each image."""
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 from thermograd.config import names
-from thermograd.errors import Caution, InputError, check_positive
+from thermograd.config.measure import EvidenceSettings
+from thermograd.errors import Caution, InputError
 from thermograd.evidence.particles import from_bank, from_modes
 from thermograd.evidence.prior import run_prior
 from thermograd.evidence.replicates import combine
@@ -15,54 +14,6 @@ from thermograd.evidence.rungs import by_ladder
 from thermograd.models.latent_model import LatentModel
 
 METHODS = tuple(names.EVIDENCE_METHODS)
-
-
-@dataclass(frozen=True)
-class EvidenceSettings:
-    """How log p(x) is estimated.
-
-    Attributes:
-        method: "laplace" (from Gaussians at the posterior's modes, corrected by sequential Monte Carlo), "smc" (from a
-            bank of prior draws), "thermodynamic" (ladders, with control variates wherever draws suffice to fit
-            them), "thermodynamic-plain", "stepping-stone" or "annealed-importance-sampling".
-        num_evaluations: generator evaluations with gradient for each image, all repeats together, the bank apart.
-        num_replicates: independent repeats for each image, at least 4; the interval comes from their spread.
-        num_bank: prior draws that are decoded once for all images, and count as num_bank / B evaluations per image;
-            None for 400 per image, at least 2,000 and at most 20,000.
-        num_rungs: of ladders, both ends counted.
-        chunk_size: the most latents evaluated at once; it bounds memory.
-
-    Raises:
-        InputError: an unknown method, or a count out of range.
-
-    Example:
-        >>> tg.EvidenceSettings("smc", num_evaluations=16_000).num_replicates
-        4
-    """
-
-    method: str = "laplace"
-    num_evaluations: int = 4000
-    num_replicates: int = 4
-    num_bank: int | None = None
-    num_rungs: int = 12
-    chunk_size: int = 2048
-
-    def __post_init__(self) -> None:
-        names.EVIDENCE_METHODS.check(self.method, "method")
-        for name, least in (
-            ("num_evaluations", 200),
-            ("num_replicates", 4),
-            ("num_rungs", 3),
-        ):
-            if getattr(self, name) < least:
-                raise InputError(f"`{name}` must be at least {least}, got {getattr(self, name)}.")
-        if self.num_bank is not None and self.num_bank < 400:
-            raise InputError(f"`num_bank` must be at least 400, got {self.num_bank}.")
-        check_positive("chunk_size", self.chunk_size)
-
-    def bank_for(self, num_images: int) -> int:
-        """Return how many draws the bank has for B images."""
-        return self.num_bank or min(20_000, max(2_000, 400 * num_images))
 
 
 def estimate_evidence(

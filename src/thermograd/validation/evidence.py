@@ -40,7 +40,7 @@ def evidence_rows(
     """Yield each method of evidence with chains of its own, and two on exact draws."""
     truth = twin.log_evidence(x).detach()
     for number, method in enumerate(METHODS):
-        how = EvidenceSettings(method, NUM_EVALUATIONS, num_bank=NUM_BANK)
+        how = EvidenceSettings(method=method, num_evaluations=NUM_EVALUATIONS, num_bank=NUM_BANK)
         result = estimate_evidence(twin, x, how, generator=stream(settings, 10 + number))
         warnings += [caution.under(method) for caution in result.warnings]
         yield _interval_row(method, result, truth)

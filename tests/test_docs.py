@@ -18,9 +18,7 @@ from thermograd.config.resolve import resolve
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 LESSONS = [ROOT / "docs" / "quickstart.md", *sorted((ROOT / "docs" / "howto").glob("*.md"))]
-FAST = {
-    'run.images("test", 4))': 'run.images("test", 2), settings=tg.EvidenceSettings("smc", num_evaluations=400))'
-}
+FAST = {'run.images("test", 4))': 'run.images("test", 2), method="smc", num_evaluations=400)'}
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"^(?:    |\$ )thermograd (.+)$", re.MULTILINE)
 

@@ -58,7 +58,7 @@ def test_temperatures_per_image_stand_beside_the_rungs():
 def test_evidence_keeps_its_repeats_and_rungs():
     twin = tg.LinearGaussian.random(2, 8, noise_std=0.5, weight_scale=0.5, seed=0)
     x = twin.sample_images(3, torch.Generator().manual_seed(1))
-    found = tg.estimate_evidence(twin, x, settings=tg.EvidenceSettings("thermodynamic", num_evaluations=1000))
+    found = tg.estimate_evidence(twin, x, method="thermodynamic", num_evaluations=1000)
     data = found.to_arviz()
     mean = data.posterior["log_evidence"].mean(("chain", "draw"))
     assert mean.values == pytest.approx(found.replicates.mean(0).numpy())

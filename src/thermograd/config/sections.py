@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from thermograd.config import names
+from thermograd.config.facts import EstimatorFacts, PriorRuleFacts
 from thermograd.config.fields import (
     EnergyName,
     EstimatorName,
@@ -256,6 +257,6 @@ class GradientConfig(Section):
         return self
 
 
-def fewest_chains(estimator: names.EstimatorFacts, rule: names.PriorRuleFacts, noisy: bool = False) -> int:
+def fewest_chains(estimator: EstimatorFacts, rule: PriorRuleFacts, noisy: bool = False) -> int:
     """Return the fewest chains M: what the estimators need, and twice as many for two halves of them."""
     return max(estimator.min_chains, rule.min_chains) * (2 if noisy else 1)

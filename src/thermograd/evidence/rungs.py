@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from thermograd.config.names import EvidenceFacts
+from thermograd.config.facts import EvidenceFacts
 from thermograd.errors import InputError
 from thermograd.evidence.annealing import anneal
 from thermograd.evidence.control_variates import num_draws_needed

@@ -45,7 +45,7 @@ import torch
 from torch import Tensor
 
 from thermograd.config import names
-from thermograd.config.names import EstimatorFacts, PriorRuleFacts
+from thermograd.config.facts import EstimatorFacts, PriorRuleFacts
 from thermograd.config.tables import Made, Table
 from thermograd.errors import InputError
 from thermograd.gradients.limits import (

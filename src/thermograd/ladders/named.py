@@ -7,7 +7,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from thermograd.config import names
-from thermograd.config.names import ScheduleFacts
+from thermograd.config.facts import ScheduleFacts
 from thermograd.config.sections import ScheduleConfig
 from thermograd.config.tables import Made, Table
 from thermograd.errors import InputError

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from thermograd.config import names
-from thermograd.config.names import KernelFacts
+from thermograd.config.facts import KernelFacts
 from thermograd.config.tables import Table
 from thermograd.errors import InputError
 from thermograd.samplers.target import ChainState, Info, Target

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -82,8 +83,10 @@ def test_training_lowers_the_reconstruction_error_and_the_distance(tmp_path, rec
 
 def test_evaluation_is_reproducible_and_a_repeat_replaces_its_record(trained, record):
     again = evaluate_run(load_run(trained), QUICK)
-    assert again == record
-    assert read_records(trained).count(record) == 1
+    assert replace(again, values={**again.values, "seconds": 0}) == replace(
+        record, values={**record.values, "seconds": 0}
+    )
+    assert read_records(trained).count(again) == 1
     assert [r.key for r in read_records(trained)].count(record.key) == 1
 
 

@@ -181,9 +181,10 @@ def test_a_failed_check_is_exit_1_and_named(monkeypatch, capsys):
     assert run(["validate", *SMALL_OPTIONS]) == 1
     captured = capsys.readouterr()
     assert "FAILED" in captured.out
-    assert captured.err.startswith("thermograd: ")
-    assert "maximum-likelihood, 22 chains" in captured.err
-    assert captured.err.count("\n") == 1
+    *progress, said = captured.err.splitlines()
+    assert said.startswith("thermograd: ")
+    assert "maximum-likelihood, 22 chains" in said
+    assert all(line.startswith("tables ") for line in progress)  # on a slow machine
 
 
 def test_no_verdict_hangs_on_the_wording_of_a_caution(monkeypatch: pytest.MonkeyPatch):

@@ -28,7 +28,7 @@ FEW = {
     "train": [
         word for name, value in SMALL.items() for word in (f"--{name}", str(value).replace("None", "null"))
     ],
-    "evaluate": ["--num", "16", "--num-samples", "64", "--evidence", "4", "--quick"],
+    "evaluate": ["--num", "16", "--num-samples", "64", "--evidence", "4", "--quick", "--no-prior"],
 }
 
 

@@ -1,7 +1,10 @@
 """Algorithms and networks from a file outside the package: in every verb, in worker processes, and by their hash."""
 
+import hashlib
 import json
+import os
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -111,6 +114,105 @@ def test_every_verb_works_with_them_and_needs_the_file_no_more(
     assert type(run.model.generator).__name__ == "Decoder"
     assert run.model.generator.layers[0].out_features == 5
     assert type(run.model.energy_network).__name__ == "Energy"
+
+
+def test_a_run_begun_without_a_plugin_is_measured_with_one(here: Path, capsys: pytest.CaptureFixture[str]):
+    plain = {name: OWN[name] for name in ("data", "training", "compute", "measure")}
+    chains = {"num_steps": 2, "num_updates": 1, "start": "base", "kernel": "ula"}
+    (here / "plain.yaml").write_text(yaml.safe_dump(plain | {"prior_chains": chains}))
+    done("train", "digits", "--config", "plain.yaml", "--out", "run", "--no-measure")
+    small = ["--batches", 3, "--repeats", 2, "--batch-size", 4, "--num-rungs", 3, "--no-reference"]
+    words = ["variance", "run", "--estimator", "ours", *small]
+    assert "'ours' is not a known estimator" in refused(*words, capsys=capsys)
+    done(*words, "--plugins", "mine.py", "--json")
+    record = json.loads(capsys.readouterr().out)
+    assert list(record["values"]["estimators"]) == ["ours"]
+    sha256 = hashlib.sha256(MINE.read_bytes()).hexdigest()
+    assert record["settings"]["plugins"] == {"mine.py": sha256}
+    done("measure", "run", "--plugins", "mine.py", "--estimator", "ours", "--json")
+    records = json.loads(capsys.readouterr().out)["records"]
+    assert all("ours" in each["values"]["estimators"] for each in records if each["kind"] == "variance")
+    done("sample", "run", "--num", 4)  # of the run itself nothing has changed
+    assert yaml.safe_load((here / "run" / "config.yaml").read_text())["plugins"] == []
+
+
+# --- a folder ---
+
+
+@pytest.fixture
+def folder(here: Path) -> Path:
+    """Stand beside a plugin that is a folder: `mine.py` as a module of it, and `own.yaml` that names it."""
+    pack = here / "pack"
+    (pack / "inner").mkdir(parents=True)
+    (here / "mine.py").rename(pack / "inner" / "core.py")
+    (pack / "inner" / "__init__.py").write_text("")
+    (pack / "__init__.py").write_text("from .inner.core import Decoder, Energy\n")
+    text = yaml.safe_dump({"plugins": ["pack"], **OWN}).replace("mine.py:", "pack:")
+    (here / "own.yaml").write_text(text)
+    return pack
+
+
+def test_a_plugin_may_be_a_folder(folder: Path, here: Path, capsys: pytest.CaptureFixture[str]):
+    done("train", "digits", "--config", "own.yaml", "--out", "run", "--no-measure")
+    copy = here / "run" / "plugins" / "pack"
+    assert {path.relative_to(copy).as_posix() for path in copy.rglob("*") if path.is_file()} == {
+        "__init__.py",
+        "inner/__init__.py",
+        "inner/core.py",
+    }
+    assert (copy / "inner" / "core.py").read_bytes() == MINE.read_bytes()
+    shutil.rmtree(folder)
+    done("sample", here / "run", "--num", 4)
+    done("evidence", here / "run", "--num", 2, "--evaluations", 300)
+    (copy / "__pycache__").mkdir()
+    (copy / "__pycache__" / "inner.pyc").write_bytes(b"")
+    done("sample", here / "run", "--num", 4)
+    (copy / "inner" / "more.py").write_text("")
+    assert "plugins/pack is damaged or was changed" in refused("sample", "run", capsys=capsys)
+    (copy / "inner" / "more.py").unlink()
+    appended("\n")(copy / "inner" / "core.py")
+    assert "plugins/pack is damaged or was changed" in refused("sample", "run", capsys=capsys)
+
+
+def test_every_file_of_a_folder_is_part_of_the_identity(folder: Path, here: Path):
+    found = set()
+    for write in (lambda: None, lambda: (folder / "inner" / "data.txt").write_text("1"), lambda: None):
+        write()
+        forget_plugins()
+        found.add(resolve("digits", file=here / "own.yaml")[0].identity)
+    assert len(found) == 2
+
+
+FOLDERS: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "without __init__.py": (
+        lambda pack: (pack / "__init__.py").unlink(),
+        "pack is a folder without __init__.py.",
+    ),
+    "too large": (
+        lambda pack: os.truncate(pack / "inner" / "core.py", 65 * 2**20),
+        "pack must hold at most 64 MiB, since each run keeps a copy, got 65.",
+    ),
+    "imports what is not there": (
+        lambda pack: (pack / "__init__.py").write_text("from .outer import Decoder"),
+        "pack raises ModuleNotFoundError at import: No module named ",
+    ),
+    "a module raises": (
+        lambda pack: (pack / "inner" / "core.py").write_text("1 / 0"),
+        "pack raises ZeroDivisionError at import: division by zero.",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FOLDERS)
+def test_a_bad_folder_is_one_line_and_nothing_is_written(
+    fault: str, folder: Path, here: Path, capsys: pytest.CaptureFixture[str]
+):
+    spoil, said = FOLDERS[fault]
+    spoil(folder)
+    assert said in refused("train", "digits", "--config", "own.yaml", "--out", "run", capsys=capsys)
+    assert not (here / "run").exists()
+    forget_plugins()
+    assert not [name for name in sys.modules if name.startswith("thermograd_plugin")]
 
 
 def test_validate_holds_them_to_exact_values(here: Path, capsys: pytest.CaptureFixture[str]):

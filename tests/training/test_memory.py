@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 import torch
 
+import thermograd as tg
 from thermograd.config.resolve import resolve
 from thermograd.config.schema import RunConfig
 from thermograd.errors import InputError
 from thermograd.runs.train import train_run
 from thermograd.training import memory
 from thermograd.training.builder import build_model
-from thermograd.training.memory import check_memory, estimated_memory, generator_outputs, num_weights
+from thermograd.training.memory import check_memory, estimated_memory, network_sizes, unknown_sizes
 from thermograd.training.trainer import Trainer
 
 CPU = torch.device("cpu")
@@ -28,7 +29,8 @@ def test_weights_and_outputs_are_counted_exactly(preset: str, kind: str):
         overrides["model.generator.widths"] = [7, 5] if kind == "dense" else [7]
     config, _ = resolve(preset, overrides=overrides)
     model = build_model(config)
-    assert num_weights(config) == sum(p.numel() for p in model.parameters())
+    sizes = network_sizes(config)
+    assert sum(size.num_weights or 0 for size in sizes.values()) == sum(p.numel() for p in model.parameters())
     counted: list[int] = []
 
     def count(module: torch.nn.Module, inputs: Any, output: torch.Tensor) -> None:
@@ -39,7 +41,41 @@ def test_weights_and_outputs_are_counted_exactly(preset: str, kind: str):
     for layer in layers:
         layer.register_forward_hook(count)
     model.decode(torch.zeros(1, config.model.latent_dim))
-    assert counted == generator_outputs(config)
+    assert tuple(counted) == sizes["generator"].outputs
+
+
+class Thrifty(torch.nn.Module):
+    """A network of the user's, which one meta tensor after another can follow."""
+
+    def __init__(self, latent_dim: int, image_shape: tuple[int, ...]):
+        super().__init__()
+        self.layer = torch.nn.Linear(latent_dim, 64)
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        return self.layer(z).tanh().view(-1, 1, 8, 8)
+
+
+class Opaque(Thrifty):
+    """A network whose making reads the values of a tensor."""
+
+    def __init__(self, latent_dim: int, image_shape: tuple[int, ...]):
+        super().__init__(latent_dim, image_shape)
+        self.scale = float(self.layer.weight.detach().abs().max())
+
+
+def test_a_network_of_the_users_is_counted_where_it_can_be_and_named_where_not(tiny_config: MakeConfig):
+    for network in (Thrifty, Opaque):
+        tg.register(network, role="generator", replace=True)
+    config = tiny_config({"model.generator.kind": "Thrifty"})
+    generator = network_sizes(config)["generator"]
+    assert generator.num_weights == (config.model.latent_dim + 1) * 64
+    assert generator.outputs == (64,)
+    assert unknown_sizes(config) is None
+    config = tiny_config({"model.generator.kind": "Opaque"})
+    assert network_sizes(config)["generator"].num_weights is None
+    assert str(unknown_sizes(config)).startswith("note: the memory of `model.generator.kind` is not known")
+    assert check_memory(config, 36, CPU) is None
+    assert build_model(config).generator.layer.out_features == 64  # type: ignore[union-attr]
 
 
 def test_stored_chains_are_counted_exactly(tiny_config: MakeConfig):

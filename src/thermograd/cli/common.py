@@ -20,9 +20,10 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 plugins_option = click.option(
     "--plugins",
     multiple=True,
-    metavar="FILE.py",
+    metavar="FILE",
     type=click.Path(path_type=Path),
-    help="A file that brings algorithms or networks of your own; may be repeated.",
+    help="A Python file, or a folder with __init__.py, that brings algorithms or networks of your own; may be "
+    "repeated.",
 )
 folder_argument = click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 OVERRIDES = {"ignore_unknown_options": True, "allow_extra_args": True}
@@ -40,6 +41,13 @@ class NameOf(click.ParamType):
     def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
         """Return the names between brackets, as help shows a choice."""
         return f"[{'|'.join(self.table)}]"
+
+
+def load_more_plugins(plugins: Sequence[Path]) -> None:
+    """Load plugins that a run was begun without, for the names that they bring."""
+    from thermograd.config.plugins import load_plugins, with_whole_paths
+
+    load_plugins(with_whole_paths({"plugins": [str(plugin) for plugin in plugins]}, Path.cwd()))
 
 
 def parse_overrides(words: Sequence[str], options: Sequence[str]) -> dict[str, Any]:

@@ -12,7 +12,9 @@ from thermograd.cli.common import (
     folder_argument,
     holding,
     json_option,
+    load_more_plugins,
     out_option,
+    plugins_option,
     print_table,
     working,
 )
@@ -124,8 +126,9 @@ def evaluate(
 @click.command(cls=SettingsCommand, verb="measure")
 @folder_argument
 @click.option("--all", "again", is_flag=True, help="Every kept checkpoint again, e.g. by another distance.")
+@plugins_option
 @json_option
-def measure(folder: Path, again: bool, as_json: bool, **options: Any) -> None:
+def measure(folder: Path, again: bool, plugins: tuple[Path, ...], as_json: bool, **options: Any) -> None:
     """Measure the run in DIR at the breaks of its training that were not measured, or whose measurement failed.
 
     The gradient's variance, images, energies and distances, on training and test images, as the run's own settings say;
@@ -150,7 +153,9 @@ def measure(folder: Path, again: bool, as_json: bool, **options: Any) -> None:
         with working(as_json, again_words) as say:
             records = measure_study(open_study(folder), again, say)
     else:
-        wanted = given("measure", {**open_config(folder).measure.model_dump(), **changed})
+        own = open_config(folder)
+        load_more_plugins(plugins)
+        wanted = given("measure", {**own.measure.model_dump(), **changed})
         with holding(folder, "measure"), working(as_json, again_words) as say:
             records = measure_run(folder, wanted, again=again, on_message=say)
 

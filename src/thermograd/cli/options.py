@@ -46,7 +46,7 @@ VERBS: dict[str, tuple[type[Section], dict[str, str]]] = {
 """Verb -> its settings, and short names of options where they are not those of the fields."""
 WITHOUT = {
     "evaluate": {"source", "batch_size"},
-    "variance": {"reference", "split", "seed"},
+    "variance": {"reference"},
     "measure": {"every", "keep"},
 }
 """Settings that are no options of a verb, or that it words for itself."""

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from thermograd.cli.common import emit, json_option, plugins_option, print_table, working
+from thermograd.cli.common import emit, json_option, load_more_plugins, plugins_option, print_table, working
 
 NOTE = (
     "Gradients are relative to the length of the exact one. `chance` is the standard error of the bias; for gradients "
@@ -46,12 +46,11 @@ def validate(
     All run on a linear Gaussian model whose evidence and gradients are known in closed form. Exits with 1 if a
     check fails. The defaults take about a minute on one core.
     """
-    from thermograd.config.plugins import load_plugins, with_whole_paths
     from thermograd.errors import RunError
     from thermograd.validation import Settings, Validation
     from thermograd.validation import validate as run_validation
 
-    load_plugins(with_whole_paths({"plugins": [str(plugin) for plugin in plugins]}, Path.cwd()))
+    load_more_plugins(plugins)
     settings = Settings(latent, pixels, noise, weight_scale, images, repeats, perturbation, seed)
     with working(as_json):
         result: Validation = run_validation(settings)

@@ -13,7 +13,9 @@ from thermograd.cli.common import (
     folder_argument,
     holding,
     json_option,
+    load_more_plugins,
     out_option,
+    plugins_option,
     print_table,
     working,
 )
@@ -37,21 +39,17 @@ NOTE = (
     "--reference/--no-reference", default=True, show_default=True, help="Long chains, for bias and error."
 )
 @click.option("--reference-steps", default=200, type=click.IntRange(min=20), show_default=True)
-@click.option("--split", default="train", type=click.Choice(["train", "test"]), show_default=True)
-@click.option(
-    "--seed", default=0, type=click.IntRange(min=0), show_default=True, help="Of batches and chains."
-)
 @click.option("--checkpoint", help="Name of a checkpoint [default: the last].")
 @out_option
+@plugins_option
 @json_option
 def variance(
     folder: Path,
     reference: bool,
     reference_steps: int,
-    split: str,
-    seed: int,
     checkpoint: str | None,
     out: Path | None,
+    plugins: tuple[Path, ...],
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -71,7 +69,8 @@ def variance(
     with holding(folder, "variance", out) as kept, working(as_json) as say:
         # The run first, since its plugins know estimators that options may name.
         run = replace(load_run(folder, checkpoint), folder=kept)
-        settings = given("variance", options, reference=long if reference else None, split=split, seed=seed)
+        load_more_plugins(plugins)
+        settings = given("variance", options, reference=long if reference else None)
         record = variance_of_run(run, settings, say)
 
     def text() -> None:

@@ -166,7 +166,7 @@ class LearningConfig(Section):
 
 
 class PluginFile(Section):
-    """A file of the user's that brings algorithms or networks."""
+    """A file, or a folder with `__init__.py`, of the user's that brings algorithms or networks."""
 
     file: Path = Field(description="where it lay when the run began; the run folder holds a copy")
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -188,7 +188,7 @@ class RunConfig(LearningConfig):
 
     preset: str = Field(description="what the settings began with")
     plugins: tuple[PluginFile, ...] = Field(
-        (), description="files that bring algorithms or networks of your own"
+        (), description="files or folders that bring algorithms or networks of your own"
     )
     start_from: StartConfig | None = Field(
         None, description="RUN or RUN@CHECKPOINT, a run folder whose weights training begins with"

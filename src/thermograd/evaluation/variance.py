@@ -88,6 +88,7 @@ def variance_of_run(
             "equal_cost": settings.equal_cost,
             "reference": settings.reference and asdict(settings.reference),
             "estimators": {name: sampling(configs[name]) for name in settings.estimators},
+            "plugins": {p.file.name: p.sha256 for each in configs.values() for p in each.plugins},
         },
         values={
             "reference": None

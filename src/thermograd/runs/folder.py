@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from thermograd.config.plugins import PLUGINS, plugin_source
+from thermograd.config.plugins import PLUGINS, copy_plugin
 from thermograd.config.resolve import validate, validate_config, with_overrides
 from thermograd.config.schema import RunConfig
 from thermograd.config.start import START
@@ -210,7 +210,7 @@ def claim_folder(
     )
     write_atomically(folder / "environment.json", json.dumps(facts, indent=1))
     for plugin in config.plugins:
-        write_atomically(folder / PLUGINS / plugin.file.name, plugin_source(plugin.sha256))
+        copy_plugin(plugin.sha256, folder)
     if start is not None:
         write_atomically(folder / START, start)
     write_atomically(folder / "config.yaml", config.to_yaml())

@@ -32,7 +32,7 @@ from thermograd.runs.pictures import image_grid, pairs_grid, save_curves, save_p
 from thermograd.runs.run import check_same, restore, use_threads
 from thermograd.runs.start import load_start
 from thermograd.training.builder import batch_images, build_model, load_data
-from thermograd.training.memory import check_memory
+from thermograd.training.memory import check_memory, unknown_sizes
 from thermograd.training.samples import sample_images, sample_posterior
 from thermograd.training.trainer import Trainer
 
@@ -92,6 +92,9 @@ def train_run(
         if warning is not None:
             on_message(warning)
         model = build_model(config)
+        note = unknown_sizes(config)  # after what is wrong with the model has been told
+        if note is not None:
+            on_message(note)
         begins = overwrite or not list_checkpoints(folder / "checkpoints")
         start = load_start(config, model, folder) if begins else None
         trainer = Trainer(config, model, len(data))

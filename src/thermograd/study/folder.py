@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from thermograd.config.plugins import PLUGINS, plugin_source
+from thermograd.config.plugins import PLUGINS, copy_plugin
 from thermograd.errors import InputError, failure
 from thermograd.files import begun_writing, read_json, write_atomically
 from thermograd.study.file import StudyFile, parse_study
@@ -195,7 +195,7 @@ def _write(path: Path, file: StudyFile, runs: Sequence[StudyRun], versions: list
     except OSError as error:
         raise InputError(f"`out` {path} cannot be made: {error.strerror}.") from None
     for plugin in file.plugins:
-        write_atomically(path / PLUGINS / plugin.file.name, plugin_source(plugin.sha256))
+        copy_plugin(plugin.sha256, path)
     study = file.model_dump(mode="json")
     write_atomically(path / "study.yaml", yaml.safe_dump(study, sort_keys=False))
     # Written last, and in one piece: while it is there, the folder is a study's.

@@ -34,8 +34,8 @@ def build_model(config: RunConfig) -> LatentEBM:
     settings = config.model
     shape = settings.image_shape
     model = LatentEBM(
-        _energy(config),
-        _generator(config),
+        make_energy(config),
+        make_generator(config),
         latent_dim=settings.latent_dim,
         image_shape=shape,
         likelihood=settings.likelihood,
@@ -48,7 +48,8 @@ def build_model(config: RunConfig) -> LatentEBM:
     return model
 
 
-def _generator(config: RunConfig) -> nn.Module:
+def make_generator(config: RunConfig) -> nn.Module:
+    """Return the generator of a config, with initial weights that are a function of the seed."""
     model, settings = config.model, config.model.generator
     if not names.GENERATORS.is_own(settings.kind):
         return _own_network(config, "generator", model.latent_dim, model.image_shape)
@@ -56,7 +57,8 @@ def _generator(config: RunConfig) -> nn.Module:
     return GENERATORS[settings.kind](model.latent_dim, model.image_shape, settings.widths, squash, random)
 
 
-def _energy(config: RunConfig) -> nn.Module:
+def make_energy(config: RunConfig) -> nn.Module:
+    """Return the energy network of a config, with initial weights that are a function of the seed."""
     settings = config.model.energy
     if not names.ENERGIES.is_own(settings.kind):
         return _own_network(config, "energy", config.model.latent_dim)

@@ -1,17 +1,17 @@
 """The memory that training a config takes, told before any of it is allocated."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
+from torch import nn
 
 from thermograd.config import names
 from thermograd.config.schema import RunConfig
 from thermograd.errors import InputError
 from thermograd.machine import available_memory, total_memory
-from thermograd.models.generator import STAGE_SIZES
+from thermograd.training.builder import make_energy, make_generator
 
 GIB = 2**30
 BYTES = 4
@@ -30,11 +30,13 @@ class Memory:
         weights: of both networks, with gradients, moments of the optimiser, and averaged weights.
         stored_chains: of every image, where chains persist.
         step: outputs of layers for the latents that are evaluated at once, and the images of a batch.
+        unknown: settings that name networks whose size is not known, and not in the figures.
     """
 
     weights: int
     stored_chains: int
     step: int
+    unknown: tuple[str, ...] = ()
 
     @property
     def total(self) -> int:
@@ -52,12 +54,14 @@ def estimated_memory(config: RunConfig, num_images: int) -> Memory:
     stored = num_images * num_rungs * gradient.num_chains * model.latent_dim
     latents = config.training.batch_size * num_rungs * gradient.num_chains
     evaluated = min(latents, config.compute.chunk_size or latents)
-    outputs = sum(generator_outputs(config)) + sum(model.energy.hidden) + model.latent_dim
+    networks = network_sizes(config)
+    outputs = model.latent_dim + sum(sum(network.outputs or ()) for network in networks.values())
     pixels = config.training.batch_size * math.prod(model.image_shape)
     return Memory(
-        weights=BYTES * copies * num_weights(config),
+        weights=BYTES * copies * sum(network.num_weights or 0 for network in networks.values()),
         stored_chains=BYTES * stored if chains.persists else 0,
         step=BYTES * (COPIES_OF_OUTPUTS * evaluated * outputs + pixels),
+        unknown=tuple(f"model.{name}.kind" for name, network in networks.items() if network.outputs is None),
     )
 
 
@@ -72,6 +76,8 @@ def check_memory(config: RunConfig, num_images: int, device: torch.device) -> st
         f"about {needed.total / GIB:.3g} GiB of memory ({needed.weights / GIB:.2g} for weights, "
         f"{needed.stored_chains / GIB:.2g} for stored chains, {needed.step / GIB:.2g} for a step)"
     )
+    unknown = " and ".join(f"`{setting}`" for setting in needed.unknown)
+    text += f", apart from what {unknown} takes" if unknown else ""
     advice = (
         "A smaller `training.batch_size` or `compute.chunk_size`, fewer chains, rungs or widths need less."
     )
@@ -85,35 +91,55 @@ def check_memory(config: RunConfig, num_images: int, device: torch.device) -> st
     return None
 
 
-def generator_outputs(config: RunConfig) -> list[int]:
-    """Return how many numbers each layer of the generator computes for one latent vector."""
+def unknown_sizes(config: RunConfig) -> str | None:
+    """Return a note on the networks whose memory no estimate holds, or None."""
+    unknown = " and ".join(f"`{setting}`" for setting in estimated_memory(config, 0).unknown)
+    if not unknown:
+        return None
+    return f"note: the memory of {unknown} is not known, since it cannot be evaluated on torch's meta device."
+
+
+@dataclass(frozen=True)
+class Network:
+    """What a network holds and computes; None of what cannot be told.
+
+    Attributes:
+        num_weights: of its parameters.
+        outputs: of each layer with parameters, the numbers that it computes for one latent vector.
+    """
+
+    num_weights: int | None
+    outputs: tuple[int, ...] | None
+
+
+def network_sizes(config: RunConfig) -> dict[str, Network]:
+    """Return the sizes of "generator" and "energy", made and evaluated on the meta device, where nothing is allocated.
+
+    A network of the user's may refuse that, e.g. by a call of numpy; of it nothing is known.
+
+    Raises:
+        InputError: settings that make no network of the package.
+    """
     model = config.model
-    channels, height, width = model.image_shape
-    if not names.GENERATORS.is_own(model.generator.kind):
-        return [channels * height * width]  # of a network of the user's no more is known
-    if model.generator.kind == "dense":
-        return [*model.generator.widths, channels * height * width]
-    sizes = STAGE_SIZES.get(height, (height,))
-    return [count * size**2 for count, size in zip((*model.generator.widths, channels), sizes)]
+    return {
+        "generator": _size(make_generator, config, names.GENERATORS.is_own(model.generator.kind)),
+        "energy": _size(make_energy, config, names.ENERGIES.is_own(model.energy.kind)),
+    }
 
 
-def num_weights(config: RunConfig) -> int:
-    """Return how many weights and biases both networks have."""
-    model = config.model
-    channels, height, width = model.image_shape
-    widths, energy = model.generator.widths, (model.latent_dim, *model.energy.hidden)
-    count = _dense(energy) + energy[-1] if names.ENERGIES.is_own(model.energy.kind) else 0
-    if not names.GENERATORS.is_own(model.generator.kind):
-        return count
-    if model.generator.kind == "dense":
-        return count + _dense((model.latent_dim, *widths, channels * height * width))
-    sizes = STAGE_SIZES.get(height, (height,))
-    count += _dense((model.latent_dim, widths[0] * sizes[0] ** 2))
-    for (width_in, width_out), (size_in, size_out) in zip(pairwise((*widths, channels)), pairwise(sizes)):
-        kernel = 4 if size_out == 2 * size_in else 3
-        count += (width_in * kernel**2 + 1) * width_out
-    return count
-
-
-def _dense(widths: Sequence[int]) -> int:
-    return sum((width_in + 1) * width_out for width_in, width_out in pairwise(widths))
+def _size(make: Callable[[RunConfig], nn.Module], config: RunConfig, is_own: bool) -> Network:
+    outputs: list[int] = []
+    num_weights = None
+    try:
+        with torch.device("meta"), torch.no_grad():
+            network = make(config)
+            num_weights = sum(parameter.numel() for parameter in network.parameters())
+            for layer in network.modules():
+                if list(layer.parameters(recurse=False)):
+                    layer.register_forward_hook(lambda _, inputs, output: outputs.append(output[0].numel()))
+            network(torch.zeros(2, config.model.latent_dim))
+    except Exception:
+        if is_own:
+            raise
+        return Network(num_weights, None)
+    return Network(num_weights, tuple(outputs))

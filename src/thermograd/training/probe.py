@@ -15,9 +15,11 @@ from torch import Tensor
 
 from thermograd.config import names
 from thermograd.config.measure import Changes
+from thermograd.config.plugins import plugins_of
 from thermograd.config.resolve import validate
 from thermograd.config.schema import LearningConfig, RunConfig
 from thermograd.config.sections import fewest_chains
+from thermograd.config.tables import Table
 from thermograd.data import batch_order
 from thermograd.errors import InputError, RunError
 from thermograd.gradients.noise import compute_noisy_weights
@@ -83,6 +85,14 @@ def estimator_config(config: Learning, estimator: str, changes: Changes) -> Lear
     if (not same or batch_size != config.training.batch_size) and num_rungs > 2:
         prior["num_chains"] = None  # as many as are dealt out
     values["training"]["batch_size"] = batch_size
+    if isinstance(config, RunConfig):
+        used: list[tuple[Table[Any], str]] = [
+            (names.ESTIMATORS, estimator),
+            (names.PRIOR_RULES, prior_rule),
+            (names.KERNELS, chains["kernel"]),
+        ]
+        known = {plugin.sha256 for plugin in config.plugins}
+        values["plugins"] += [each for each in plugins_of(used) if each["sha256"] not in known]
     return validate(type(config), values)
 
 

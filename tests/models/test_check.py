@@ -77,6 +77,21 @@ def test_a_good_model_passes_in_any_mode():
             {"generator": Wrong(decoder(), lambda g: g - g.mean(0))},
             "`generator` must treat each latent by itself",
         ),
+        (
+            {"energy_network": nn.Linear(5, 1)},
+            r"`energy` must map latents \(2, 2, 4\) to \(2, 2\), but raises RuntimeError: mat1 and mat2",
+        ),
+        (
+            {"generator": nn.Linear(5, 64)},
+            r"`generator` must map latents \(2, 4\) to \(2, 1, 8, 8\), but raises RuntimeError: mat1 and mat2",
+        ),
+        ({"generator": decoder().double()}, "`generator` must map .* but raises RuntimeError: .* dtype"),
+        ({"generator": Wrong(decoder(), lambda g: (g,))}, "`generator` must map .* got tuple in place of"),
+        (
+            {"energy_network": Wrong(energy(), lambda e: e.detach().numpy())},
+            "`energy` must map .* got ndarray in place of a tensor",
+        ),
+        ({"generator": len}, "`generator` must be a torch.nn.Module, got builtin_function_or_method"),
         ({"generator": decoder(nn.Dropout())}, "`generator` must give the same value at each call"),
     ],
 )

@@ -4,10 +4,12 @@ It tries the model with two images and two latents per image, so that what is wr
 before any chain runs.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
-from thermograd.errors import InputError
+from thermograd.errors import InputError, one_line
 from thermograd.models.latent_ebm import LatentEBM
 from thermograd.models.latent_model import LatentModel
 
@@ -78,8 +80,23 @@ def check_images(model: LatentModel, x: Tensor) -> None:
         raise InputError(f"`x` must lie in [-1, 1] for a Gaussian likelihood, got [{low:g}, {high:g}].")
 
 
+def _called(name: str, network: Callable[[Tensor], Tensor], z: Tensor, wanted: tuple[int, ...]) -> Tensor:
+    """Return what a network gives for latents, if it gives a tensor at all."""
+    expected = f"`{name}` must map latents {tuple(z.shape)} to {wanted}"
+    try:
+        found = network(z)
+    except Exception as error:
+        raise InputError(
+            f"{expected}, but raises {type(error).__name__}: {one_line(str(error))[:150]}"
+        ) from error
+    if not isinstance(found, Tensor):
+        raise InputError(f"{expected}, got {type(found).__name__} in place of a tensor.")
+    return found
+
+
 def _check_energy(model: LatentModel, z: Tensor) -> None:
-    energy, wanted = model.energy(z), tuple(z.shape[:-1])
+    wanted = tuple(z.shape[:-1])
+    energy = _called("energy", model.energy, z, wanted)
     if tuple(energy.shape) == (*wanted, 1):
         raise InputError(
             f"`energy` must map latents {tuple(z.shape)} to {wanted}, got {tuple(energy.shape)}: drop its last axis, "
@@ -97,7 +114,8 @@ def _check_energy(model: LatentModel, z: Tensor) -> None:
 
 
 def _check_generator(model: LatentEBM, z: Tensor) -> None:
-    output, wanted = model.generator(z), (len(z), *model.image_shape)
+    wanted = (len(z), *model.image_shape)
+    output = _called("generator", model.generator, z, wanted)
     if tuple(output.shape) != wanted:
         raise InputError(
             f"`generator` must map latents {tuple(z.shape)} to {wanted}, got {tuple(output.shape)}."

@@ -31,7 +31,7 @@ class LatentEBM(LatentModel):
         base_std: s0, the base distribution's standard deviation.
 
     Raises:
-        InputError: `noise_std` or `base_std` not positive, or an unknown likelihood.
+        InputError: a network that is no module, `noise_std` or `base_std` not positive, or an unknown likelihood.
 
     References:
         Pang, Han, Nijkamp, Zhu, Wu (2020), Learning latent space energy-based prior model. NeurIPS.
@@ -57,6 +57,9 @@ class LatentEBM(LatentModel):
         base_std: float = 1.0,
     ):
         super().__init__()
+        for name, network in (("energy_network", energy_network), ("generator", generator)):
+            if not isinstance(network, nn.Module):
+                raise InputError(f"`{name}` must be a torch.nn.Module, got {type(network).__name__}.")
         for name, value in (("noise_std", noise_std), ("base_std", base_std)):
             if not value > 0 or not math.isfinite(value):
                 raise InputError(f"`{name}` must be positive, got {value}.")

@@ -13,7 +13,7 @@ SOURCE = Path(thermograd.__file__).parent
 ROOMS = [
     *("version", "errors", "files", "progress", "streams", "machine"),
     *("config", "data", "models", "metrics", "samplers", "ladders", "evidence", "gradients", "training"),
-    *("runs", "evaluation", "validation", "testing", "study", "reports"),
+    *("runs", "evaluation", "sharing", "validation", "testing", "study", "reports"),
     *("api", "", "cli", "__main__"),
 ]
 """From the lowest on; "" is the door."""

@@ -37,6 +37,7 @@ _ROOMS: dict[str, tuple[str, ...]] = {
     "samplers.kernel": ("Kernel",),
     "samplers.langevin": ("ULA",),
     "samplers.mala": ("MALA",),
+    "sharing": ("Pretrained", "load_pretrained"),
     "study": ("load_study", "query_study"),
     "training.fit": ("Fit", "fit"),
     "training.variance": ("GradientVariance", "gradient_variance"),

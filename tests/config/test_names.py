@@ -15,10 +15,10 @@ from thermograd.evidence import METHODS
 from thermograd.gradients.rules import ESTIMATORS, PRIOR_RULES
 from thermograd.ladders.named import make_schedule
 from thermograd.ladders.schedules import check_schedule
+from thermograd.models.networks import GENERATORS
 from thermograd.reports.style import FAMILIES
 from thermograd.samplers.named import KERNELS
 from thermograd.study.file import READY
-from thermograd.training.builder import GENERATORS
 
 TABLES = {name: table for name, table in vars(names).items() if isinstance(table, Table)} | {"READY": READY}
 

@@ -24,6 +24,7 @@ from thermograd.progress import shown
 from thermograd.runs import run as runs
 from thermograd.runs.folder import read_metrics
 from thermograd.runs.train import OnStep, train_run
+from thermograd.sharing import push, save_pretrained
 from thermograd.training.builder import batch_images
 from thermograd.training.samples import Samples, sample_images, sample_posterior
 
@@ -123,6 +124,30 @@ class Run(runs.Run):
     def variance(self, **settings: Any) -> Record:
         """Measure the variance and bias of the learning gradient; `settings` are fields of `VarianceSettings`."""
         return variance_of_run(self, settings_of.validate(VarianceSettings, settings))
+
+    def save_pretrained(
+        self, folder: Path | str, *, licence: str | None = None, name: str | None = None
+    ) -> Path:
+        """Write the model into a folder for others: config, weights, model card; `tg.load_pretrained` reads it.
+
+        Args:
+            folder: a new one, an empty one, or an earlier export, which is replaced.
+            licence: of the weights, as the hub names it, e.g. "apache-2.0".
+            name: of the model in its card; None for the folder's.
+
+        Raises:
+            InputError: a folder that holds something else.
+        """
+        return save_pretrained(self, folder, licence=licence, name=name)
+
+    def push(self, name: str, *, licence: str | None = None, private: bool = False) -> str:
+        """Share the model on the Hugging Face hub as OWNER/NAME (extra `hub`), and return the address.
+
+        Raises:
+            InputError: a name that is not OWNER/NAME, huggingface_hub is not installed, or the hub refuses.
+            RunError: the hub cannot be reached.
+        """
+        return push(self, name, licence=licence, private=private)
 
     def resume(self, **options: Any) -> "Run":
         """Go on from the last whole checkpoint to the end; `options` are those of `train`."""

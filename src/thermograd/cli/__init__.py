@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import click
 
-from thermograd.cli import data, doctor, measure, report, settings, study, train, validate, variance
+from thermograd.cli import data, doctor, measure, report, settings, share, study, train, validate, variance
 from thermograd.config.plugins import plugin_at_fault
 from thermograd.errors import InputError, RunError, failure, is_out_of_memory, one_line
 from thermograd.version import __version__
@@ -39,6 +39,8 @@ for command in (
     measure.compare,
     measure.evidence,
     variance.variance,
+    share.export,
+    share.push,
     settings.settings,
     settings.presets,
     data.data,

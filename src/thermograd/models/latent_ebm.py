@@ -8,6 +8,7 @@ E_a is `energy_network`, g_b is `generator`.
 """
 
 import math
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,8 @@ from torch.nn import functional
 from thermograd.errors import InputError
 from thermograd.models.generator import Bfloat16Generator, ConvGenerator, DenseGenerator
 from thermograd.models.latent_model import LatentModel
+from thermograd.models.networks import make_energy, make_generator
+from thermograd.models.pretrained import Shared, check_fit, read_shared
 
 
 class LatentEBM(LatentModel):
@@ -72,6 +75,41 @@ class LatentEBM(LatentModel):
         self.likelihood = likelihood
         self.noise_std = noise_std
         self.base_std = base_std
+
+    @classmethod
+    def from_pretrained(
+        cls, source: Path | str, *, revision: str | None = None, trust_plugins: bool = False
+    ) -> "LatentEBM":
+        """Return a model that was shared by `Run.save_pretrained` or `Run.push`, on the CPU.
+
+        Args:
+            source: a folder, or OWNER/NAME on the Hugging Face hub (extra `hub`).
+            revision: on the hub, a branch, tag or commit.
+            trust_plugins: run the code of networks that are not of this package.
+
+        Raises:
+            InputError: no such folder or name, files that are missing, changed or of another model, or code that is
+                not trusted.
+            RunError: the hub cannot be reached.
+        """
+        return cls.of_shared(read_shared(source, revision=revision, trust_plugins=trust_plugins))
+
+    @classmethod
+    def of_shared(cls, shared: Shared) -> "LatentEBM":
+        """Return the model of a shared folder that was read."""
+        settings, seed = shared.config.model, shared.config.seed
+        model = cls(
+            make_energy(settings, seed),
+            make_generator(settings, seed),
+            latent_dim=settings.latent_dim,
+            image_shape=settings.image_shape,
+            likelihood=settings.likelihood,
+            noise_std=settings.noise_std,
+            base_std=settings.base_std,
+        )
+        check_fit(shared.weights, model.state_dict(), str(shared.folder))
+        model.load_state_dict(dict(shared.weights))
+        return model
 
     def energy(self, z: Tensor) -> Tensor:
         """Return E_a(z), (..., d) to (...)."""

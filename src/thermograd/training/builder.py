@@ -1,13 +1,12 @@
 """From a config to the model and the images it names."""
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from thermograd.config import names
 from thermograd.config.schema import RunConfig
-from thermograd.config.tables import Made
 from thermograd.data import (
     ImageDataset,
     binarise,
@@ -19,14 +18,9 @@ from thermograd.data import (
 from thermograd.errors import InputError
 from thermograd.machine import resolve_device
 from thermograd.models.check import check_model
-from thermograd.models.energy import EnergyNetwork
-from thermograd.models.generator import ConvGenerator, DenseGenerator
 from thermograd.models.latent_ebm import LatentEBM
-from thermograd.streams import stream, stream_seed
-
-GENERATORS: Made[Any] = Made(names.GENERATORS, {"conv": ConvGenerator, "dense": DenseGenerator})
-ENERGIES: Made[Any] = Made(names.ENERGIES, {"dense": EnergyNetwork})
-"""Every network that a config can name."""
+from thermograd.models.networks import make_energy, make_generator
+from thermograd.streams import stream
 
 
 def build_model(config: RunConfig) -> LatentEBM:
@@ -34,8 +28,13 @@ def build_model(config: RunConfig) -> LatentEBM:
     settings = config.model
     shape = settings.image_shape
     model = LatentEBM(
+<<<<<<< HEAD
         make_energy(config),
         make_generator(config),
+=======
+        make_energy(settings, config.seed),
+        make_generator(settings, config.seed),
+>>>>>>> 1aee58f (Sharing: a folder or the hub, with weights, config and a model card; export and push)
         latent_dim=settings.latent_dim,
         image_shape=shape,
         likelihood=settings.likelihood,
@@ -48,6 +47,7 @@ def build_model(config: RunConfig) -> LatentEBM:
     return model
 
 
+<<<<<<< HEAD
 def make_generator(config: RunConfig) -> nn.Module:
     """Return the generator of a config, with initial weights that are a function of the seed."""
     model, settings = config.model, config.model.generator
@@ -83,6 +83,8 @@ def _own_network(config: RunConfig, group: Literal["generator", "energy"], *size
             ) from None
 
 
+=======
+>>>>>>> 1aee58f (Sharing: a folder or the hub, with weights, config and a model card; export and push)
 def load_data(config: RunConfig, split: str = "train") -> ImageDataset:
     """Load the images of a config.
 

@@ -20,12 +20,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from thermograd.config.plugins import PLUGINS
 from thermograd.config.resolve import validate_config
 from thermograd.config.schema import RunConfig
 from thermograd.errors import InputError, RunError, failure, import_extra, one_line
 from thermograd.files import read_json, sha256
 
-CONFIG, WEIGHTS, PRIOR, PLUGINS = "config.json", "model.safetensors", "prior.safetensors", "plugins"
+CONFIG, WEIGHTS, PRIOR = "config.json", "model.safetensors", "prior.safetensors"
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 """OWNER/NAME, as the hub has it."""
 

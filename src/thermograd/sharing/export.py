@@ -9,11 +9,11 @@ from typing import Any
 
 from safetensors.torch import save_file
 
-from thermograd.config.plugins import plugin_source
+from thermograd.config.plugins import copy_plugin
 from thermograd.config.schema import RunConfig
 from thermograd.errors import InputError, RunError, failure, import_extra, one_line
 from thermograd.files import make_folder, sha256
-from thermograd.models.pretrained import CONFIG, HUB_NAME, PLUGINS, PRIOR, WEIGHTS
+from thermograd.models.pretrained import CONFIG, HUB_NAME, PRIOR, WEIGHTS
 from thermograd.runs.pictures import image_grid, save_png
 from thermograd.runs.run import Run
 from thermograd.sharing.card import model_card
@@ -66,8 +66,7 @@ def _write(run: Run, folder: Path, licence: str | None, name: str) -> None:
     save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
     save_file(prior, folder / PRIOR, metadata={"format": "pt"})
     for plugin in run.config.plugins:
-        (folder / PLUGINS).mkdir(exist_ok=True)
-        (folder / PLUGINS / plugin.file.name).write_bytes(plugin_source(plugin.sha256))
+        copy_plugin(plugin.sha256, folder)
     files = {
         path.relative_to(folder).as_posix(): sha256(path) for path in folder.rglob("*") if path.is_file()
     }

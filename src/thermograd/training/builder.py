@@ -28,13 +28,8 @@ def build_model(config: RunConfig) -> LatentEBM:
     settings = config.model
     shape = settings.image_shape
     model = LatentEBM(
-<<<<<<< HEAD
-        make_energy(config),
-        make_generator(config),
-=======
         make_energy(settings, config.seed),
         make_generator(settings, config.seed),
->>>>>>> 1aee58f (Sharing: a folder or the hub, with weights, config and a model card; export and push)
         latent_dim=settings.latent_dim,
         image_shape=shape,
         likelihood=settings.likelihood,
@@ -47,44 +42,6 @@ def build_model(config: RunConfig) -> LatentEBM:
     return model
 
 
-<<<<<<< HEAD
-def make_generator(config: RunConfig) -> nn.Module:
-    """Return the generator of a config, with initial weights that are a function of the seed."""
-    model, settings = config.model, config.model.generator
-    if not names.GENERATORS.is_own(settings.kind):
-        return _own_network(config, "generator", model.latent_dim, model.image_shape)
-    squash, random = model.likelihood == "gaussian", stream(config.seed, "init-generator")
-    return GENERATORS[settings.kind](model.latent_dim, model.image_shape, settings.widths, squash, random)
-
-
-def make_energy(config: RunConfig) -> nn.Module:
-    """Return the energy network of a config, with initial weights that are a function of the seed."""
-    settings = config.model.energy
-    if not names.ENERGIES.is_own(settings.kind):
-        return _own_network(config, "energy", config.model.latent_dim)
-    random = stream(config.seed, "init-prior")
-    return ENERGIES[settings.kind](config.model.latent_dim, settings.hidden, settings.activation, random)
-
-
-def _own_network(config: RunConfig, group: Literal["generator", "energy"], *sizes: Any) -> nn.Module:
-    """Return a network of the user's, whose initial weights are a function of the seed as well."""
-    settings = getattr(config.model, group)
-    network = (GENERATORS if group == "generator" else ENERGIES)[settings.kind]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(stream_seed(config.seed, f"init-{group}", 0))
-        try:
-            return network(*sizes, **settings.options)
-        except TypeError as error:
-            words = ", ".join(
-                [*map(str, sizes), *(f"{name}={value!r}" for name, value in settings.options.items())]
-            )
-            raise InputError(
-                f"`model.{group}.kind` {settings.kind} cannot be made as {network.__name__}({words}): {error}."
-            ) from None
-
-
-=======
->>>>>>> 1aee58f (Sharing: a folder or the hub, with weights, config and a model card; export and push)
 def load_data(config: RunConfig, split: str = "train") -> ImageDataset:
     """Load the images of a config.
 

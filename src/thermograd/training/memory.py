@@ -9,9 +9,10 @@ from torch import nn
 
 from thermograd.config import names
 from thermograd.config.schema import RunConfig
+from thermograd.config.sections import ModelConfig
 from thermograd.errors import InputError
 from thermograd.machine import available_memory, total_memory
-from thermograd.training.builder import make_energy, make_generator
+from thermograd.models.networks import make_energy, make_generator
 
 GIB = 2**30
 BYTES = 4
@@ -127,12 +128,12 @@ def network_sizes(config: RunConfig) -> dict[str, Network]:
     }
 
 
-def _size(make: Callable[[RunConfig], nn.Module], config: RunConfig, is_own: bool) -> Network:
+def _size(make: Callable[[ModelConfig, int], nn.Module], config: RunConfig, is_own: bool) -> Network:
     outputs: list[int] = []
     num_weights = None
     try:
         with torch.device("meta"), torch.no_grad():
-            network = make(config)
+            network = make(config.model, config.seed)
             num_weights = sum(parameter.numel() for parameter in network.parameters())
             for layer in network.modules():
                 if list(layer.parameters(recurse=False)):

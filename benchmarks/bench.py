@@ -18,7 +18,17 @@ from typing import Any
 
 import torch
 from accuracy import bfloat16_of_run, gradient_errors, make_run
-from steps import LADDER, compare, compare_complete, multiply_adds, our_step
+from steps import (
+    DENSE,
+    LADDER,
+    MULTISTATE,
+    STEIN,
+    compare,
+    compare_complete,
+    multiply_adds,
+    our_step,
+    share_of_weights,
+)
 from timing import Times, matmul_rates, race_apart
 
 from thermograd.config.resolve import resolve
@@ -96,6 +106,22 @@ def complete(arguments: argparse.Namespace) -> dict[str, Any]:
         times = compare_complete(preset, batch_size, 5 if arguments.full else 2, arguments.device)
         title = f"{preset} complete 11 rungs, 2 chains, 1 step, batch {batch_size}"
         found[title] = describe(times, title)
+    return found
+
+
+def weights(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Say what share of a training step the weights of `maximum-likelihood-stein` and `multistate` take."""
+    found = {}
+    for network, extra in (("dense", DENSE), ("conv", {})):
+        cases = {"Stein, 4 chains x 5 steps": STEIN}
+        cases |= {
+            f"multistate, {k} rungs x 2 chains": MULTISTATE | {"gradient.num_rungs": k} for k in (4, 11)
+        }
+        for name, case in cases.items():
+            times = share_of_weights("mnist-5k", extra | case, 30 if arguments.full else 8)
+            share = times.ratio("weights", "step")
+            found[f"{network}, {name}"] = share
+            print(f"    {network}, {name:32} {share[0]:.1%} ({share[1]:.1%} to {share[2]:.1%})", flush=True)
     return found
 
 
@@ -191,6 +217,7 @@ SECTIONS = {
     "machine": machine,
     "training": training,
     "complete": complete,
+    "weights": weights,
     "scaling": scaling,
     "accuracy": accuracy,
     "bfloat16": bfloat16,

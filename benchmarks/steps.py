@@ -5,10 +5,11 @@ from typing import Any
 
 import torch
 from plain_loop import PlainModel, PlainTrainer
-from timing import Make, Times, race_apart
+from timing import Make, Times, race, race_apart
 
 from thermograd.config.resolve import resolve
 from thermograd.config.schema import RunConfig
+from thermograd.gradients.rules import compute_weights
 from thermograd.ladders.named import make_schedule
 from thermograd.ladders.quadrature import trapezoid_weights
 from thermograd.training.builder import build_model
@@ -44,6 +45,45 @@ def our_step(
     x, index = images(config, batch_size).to(device), torch.arange(batch_size)
     count = iter(range(10**9))
     return lambda: trainer.step(x, index, next(count), 0)
+
+
+DENSE: dict[str, Any] = {
+    "model.latent_dim": 16,
+    "model.energy.hidden": [100, 100],
+    "model.generator.kind": "dense",
+    "model.generator.widths": [128, 256],
+}
+STEIN: dict[str, Any] = {
+    "gradient.estimator": "maximum-likelihood-stein",
+    "gradient.prior_rule": "contrast-stein",
+    "gradient.num_chains": 4,
+    "posterior_chains.num_steps": 5,
+    "prior_chains.num_updates": 1,
+}
+MULTISTATE: dict[str, Any] = {
+    "gradient.estimator": "multistate",
+    "gradient.prior_rule": "contrast-multistate",
+    "gradient.num_chains": 2,
+    "posterior_chains.exchange": True,
+    "posterior_chains.num_steps": 5,
+    "prior_chains.num_updates": 1,
+}
+
+
+def share_of_weights(preset: str, overrides: dict[str, Any], num_rounds: int) -> Times:
+    """Race a whole training step of persistent MALA chains, batch 100, and the making of its weights alone."""
+    own = {"training.batch_size": 100, "posterior_chains.kernel": "mala"}
+    config, _ = resolve(preset, overrides=overrides | own)
+    trainer = Trainer(config, build_model(config), 100)
+    x, index, count = images(config, 100), torch.arange(100), iter(range(10**9))
+    ladder = trainer.chains.draw(trainer.model, x, index, 0).ladder
+    return race(
+        {
+            "step": lambda: trainer.step(x, index, next(count), 0),
+            "weights": lambda: compute_weights(ladder, trainer.estimator, trainer.prior_rule),
+        },
+        num_rounds,
+    )
 
 
 def plain_step(

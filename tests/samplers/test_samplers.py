@@ -115,6 +115,36 @@ def test_ula_has_its_known_bias_on_a_normal(step_size):
     assert_mean(draws[:, 0], 0.0)
 
 
+@pytest.mark.parametrize("wrong", [False, True])
+def test_opposite_noise_keeps_the_law_and_cuts_the_variance_of_a_pair_s_mean(wrong, monkeypatch):
+    """On a normal law, far below the half that two chains of their own give; with equal noise it is not."""
+    if wrong:
+        right = torch.stack
+        monkeypatch.setattr(
+            torch, "stack", lambda parts, dim=0: right([parts[0], parts[0]] if dim == -3 else parts, dim)
+        )
+    twin = LinearGaussian.random(2, 4, 0.5, 0.7, 1)
+    x = twin.sample_images(1, seeded(61)).detach().expand(4000, -1)
+    t = torch.ones(1, dtype=torch.float64)
+    exact = twin.power_posterior(x[:1], 1.0)
+    start = twin.sample_power_posterior(x, t, 2, seeded(62))
+    target, kernel, generator = Target(twin, x), MALA(0.3, antithetic=True), seeded(63)
+    state = kernel.init(target, start)
+    for _ in range(40):
+        state, _ = kernel.step(target, state, t, generator)
+    z, mean, covariance = (
+        state.position[0].detach(),
+        exact.mean.detach()[0],
+        exact.covariance_matrix.detach().squeeze(),
+    )
+    for chain in z:
+        error = (covariance.diagonal() / 4000).sqrt()
+        assert ((chain.mean(0) - mean).abs() < 4 * error).all()
+        assert ((chain.T.cov().diagonal() / covariance.diagonal() - 1).abs() < 4 * (2 / 4000) ** 0.5).all()
+    ratio = float(z.mean(0).T.cov().trace() / covariance.trace())
+    assert (ratio < 0.2) == (not wrong)
+
+
 @pytest.mark.parametrize("step_size", [0.8, 1.4])
 def test_mala_is_exact_on_a_normal(step_size):
     """MALA's stationary variance is 1 where ULA's is 1/(1 - h^2/4); fails with the ratio inverted (XSNL)."""

@@ -232,3 +232,25 @@ def test_covariances_count_in_the_bound_on_memory(tiny_config: MakeConfig, monke
     with pytest.raises(InputError, match="of covariances"):
         Chains(config, model, 8)
     Chains(tiny_config(PERSISTENT), model, 8)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"posterior_chains.kernel": "ula"}, "needs kernel mala, got ula"),
+        ({"gradient.num_chains": 3}, "needs an even number of chains and no noise_multiplier, got 3 and 0"),
+        (
+            {"gradient.noise_multiplier": 2.0},
+            "needs an even number of chains and no noise_multiplier, got 2 and 2",
+        ),
+    ],
+)
+def test_opposite_noise_needs_mala_pairs_and_no_added_noise(
+    words: dict[str, Any], message: str, tiny_config: MakeConfig
+):
+    pairs = {**PERSISTENT, "posterior_chains.antithetic": True, "gradient.num_chains": 2}
+    with pytest.raises(InputError, match=message):
+        tiny_config({**pairs, **words})
+    config = tiny_config(pairs)
+    sampler = Chains(config, build_model(config), 8).sampler(INDEX)
+    assert getattr(sampler.kernel, "antithetic")  # noqa: B009

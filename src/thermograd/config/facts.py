@@ -61,10 +61,12 @@ class KernelFacts(Facts):
 
     Attributes:
         takes_covariance: whether its proposals can have a covariance, which chains then learn.
+        pairs: whether chains can take opposite noise in pairs, its field `antithetic`.
     """
 
     _: KW_ONLY
     takes_covariance: bool = False
+    pairs: bool = False
 
 
 @dataclass(frozen=True)

@@ -137,6 +137,7 @@ KERNELS = Table(
             "mala",
             summary="Langevin with a test of acceptance, whose step size adapts",
             takes_covariance=True,
+            pairs=True,
         ),
     ),
 )

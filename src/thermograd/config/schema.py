@@ -125,6 +125,13 @@ class LearningConfig(Section):
                 f"`posterior_chains.precondition` {chains.precondition} needs kernel {able} and start persistent, got "
                 f"{chains.kernel} and {chains.start}"
             )
+        if chains.antithetic and not names.KERNELS[chains.kernel].pairs:
+            raise ValueError(f"`posterior_chains.antithetic` needs kernel mala, got {chains.kernel}")
+        if chains.antithetic and (self.gradient.num_chains % 2 or self.gradient.noise_multiplier):
+            raise ValueError(
+                f"`posterior_chains.antithetic` needs an even number of chains and no noise_multiplier, "
+                f"got {self.gradient.num_chains} and {self.gradient.noise_multiplier:g}"
+            )
         if names.POSTERIOR_STARTS[chains.start].carries and self.gradient.num_rungs > 2:
             raise ValueError(
                 f"`posterior_chains.start` {chains.start} places chains at t = 1 alone: `gradient.num_rungs` must be "

@@ -149,6 +149,11 @@ class PosteriorChainsConfig(Section):
         description="secant: persistent chains of MALA learn a covariance of proposals for each image and rung, from "
         "how the score changes along them, at no evaluation; it stores d^2 numbers for each",
     )
+    antithetic: bool = Field(
+        False,
+        description="chains of an image in pairs with opposite noise, whose mean varies less where posteriors are "
+        "near to symmetric; MALA alone",
+    )
     restart_after: PositiveInt | None = Field(
         5, description="visits without a move after which a stored chain begins anew; None for never"
     )

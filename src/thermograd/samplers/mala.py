@@ -31,6 +31,8 @@ class MALA(Kernel):
         target_acceptance: what the step size is steered to; 0.574 is optimal in high dimension. None keeps it.
         factor: L, lower triangular (..., d, d), which broadcasts against the chains' axes; on a ladder (K', B, d, d) of
             the rungs that run chains. None for the identity.
+        antithetic: chains (..., M, B, d) take opposite noise in pairs 2 m, 2 m + 1, M even. Each has its own law
+            as before; the mean over a pair varies less where the density is near to symmetric about its mean.
 
     Raises:
         InputError: `step_size` is a number and not positive, or `target_acceptance` outside (0, 1).
@@ -52,6 +54,7 @@ class MALA(Kernel):
 
     target_acceptance: float | None = 0.574
     factor: Tensor | None = None
+    antithetic: bool = False
 
     def with_covariance(self, covariance: Tensor) -> "MALA":
         """Return the kernel with proposals of covariances h^2 C, C (..., d, d)."""
@@ -68,6 +71,9 @@ class MALA(Kernel):
         """Take one step at inverse temperatures t, which broadcast against the chains' axes."""
         h = self._column(state.position)
         noise = torch.randn(state.position.shape, generator=generator, dtype=h.dtype, device=h.device)
+        if self.antithetic:
+            first = noise[..., ::2, :, :]
+            noise = torch.stack([first, -first], -3).flatten(-4, -3)
         move = h * (noise + (h / 2) * self._whitened_score(state, t))
         step = move if self.factor is None else (self.factor @ move.unsqueeze(-1)).squeeze(-1)
         proposal = target.evaluate(state.position + step)

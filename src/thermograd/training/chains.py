@@ -178,6 +178,8 @@ class Chains:
         kernel = make_kernel(config.posterior_chains.kernel, sizes)
         if self.covariances is not None:
             kernel = kernel.with_covariance(self.covariances[index].transpose(0, 1))
+        if config.posterior_chains.antithetic:
+            kernel = replace(kernel, antithetic=True)  # type: ignore[call-arg]
         return LadderSampler(
             self.schedule,
             kernel,

@@ -636,7 +636,7 @@ PRIOR = torch.zeros(4, 2, dtype=torch.float64)
         ({"kernel": MALA(torch.ones(2))}, r"must be one number or have shape \(3,\) or \(3, B\), got \(2,\)"),
         ({"kernel": MALA(-torch.ones(3))}, "`step_size` must be positive"),
         ({"at": "annealed", "num_start_steps": 0}, "`num_steps` must be at least 1, got 0"),
-        ({"at": "anneal"}, "`at` must be base, prior, annealed or latents, got 'anneal'"),
+        ({"at": "anneal"}, "`at` must be base, prior, annealed, smc or latents, got 'anneal'"),
         ({"at": "prior"}, "`prior_latents` must be given"),
         (
             {"at": torch.zeros(2, 2, 2, 2)},

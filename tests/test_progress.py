@@ -6,6 +6,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import nbclient
+import nbformat
 import pytest
 
 from thermograd import cli, progress
@@ -137,3 +139,15 @@ def test_ctrl_c_says_how_to_go_on(
 def test_progress_brings_no_torch_and_no_rich():
     code = "import sys, thermograd.progress; sys.exit(any(m in sys.modules for m in ('torch', 'rich')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.slow
+def test_a_notebook_gets_one_line_that_follows_the_work():
+    source = (
+        "import time\nfrom thermograd.progress import shown, steps\n"
+        "with shown(only_live=True):\n    for _ in steps(range(4), 'letters'):\n        time.sleep(0.2)"
+    )
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
+    nbclient.NotebookClient(notebook, timeout=120, kernel_name="python3").execute()
+    (output,) = notebook.cells[0].outputs
+    assert output.data["text/plain"] == "letters 4/4"

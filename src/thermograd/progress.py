@@ -120,9 +120,9 @@ def shown(*, only_live: bool = False) -> Iterator[Callable[[str], None]]:
     from rich.console import Console
 
     console = Console(stderr=True, highlight=False)
-    if not (console.is_terminal or console.is_jupyter):
-        lines = _Lines()
-        with _listen(Meter(lambda meter: None if only_live else lines(meter))):
+    if console.is_jupyter or not console.is_terminal:
+        show = _Cell() if console.is_jupyter else _nothing if only_live else _Lines()
+        with _listen(Meter(show)):
             yield _print
         return
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -141,6 +141,26 @@ def _listen(meter: Meter) -> Iterator[None]:
         yield
     finally:
         _listening.reset(token)
+
+
+def _nothing(meter: Meter) -> None:
+    """Show nothing."""
+
+
+class _Cell:
+    """One line below a notebook's cell, which follows the meter."""
+
+    def __init__(self) -> None:
+        from IPython.display import display
+
+        self._handle = display({"text/plain": ""}, raw=True, display_id=True)
+        self._next = 0.0
+
+    def __call__(self, meter: Meter) -> None:
+        now = time.monotonic()
+        if self._handle is not None and (now >= self._next or meter.fraction >= 1):
+            self._next = now + 0.5
+            self._handle.update({"text/plain": str(meter)}, raw=True)
 
 
 class _Lines:

@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from contextlib import AbstractContextManager
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -212,7 +213,7 @@ def _run(folder: "StudyFolder", where: Where, as_json: bool, goes_on_with: str) 
             client_of = local_client(where.workers or default_num_workers(folder, num_gpus))
         goes_on = f"What was done is kept; go on with: thermograd study {goes_on_with}"
         with client_of as (client, watched), working(as_json, goes_on) as say:
-            say(f"Dask's dashboard: {client.dashboard_link}")
+            say(f"Dask's dashboard: {client.dashboard_link}{'' if find_spec('bokeh') else ' (needs bokeh)'}")
             causes = run_study(
                 folder,
                 client,

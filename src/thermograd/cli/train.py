@@ -86,9 +86,11 @@ def train(
     from thermograd.config.resolve import resolve
 
     overrides = parse_overrides(context.args, OPTIONS)
+    words: dict[str, str] = {}
     for name, setting in SHORT.items():
         if short[name] is not None:
             overrides[setting] = parse_value(short[name])
+            words[setting.rpartition(".")[2]] = f"--{name}"
     if short["plugins"]:
         overrides["plugins"] = [str(plugin) for plugin in short["plugins"]]
     if data is not None:
@@ -99,7 +101,7 @@ def train(
         overrides |= {"data.path": str(path), "data.name": path.name}
     if start_from is not None:
         overrides["start_from"] = start_from
-    config, requested = resolve(preset, file=file, overrides=overrides)
+    config, requested = resolve(preset, file=file, overrides=overrides, words=words)
     if dry_run:
         emit(config.model_dump(mode="json"), as_json, config.to_yaml().rstrip())
         return

@@ -34,9 +34,19 @@ def load_preset(name: str) -> dict[str, Any]:
 
 
 def resolve(
-    preset: str, *, file: Path | None = None, overrides: Mapping[str, Any] | None = None
+    preset: str,
+    *,
+    file: Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    words: Mapping[str, str] | None = None,
 ) -> tuple[RunConfig, dict[str, Any]]:
     """Resolve a run: preset, then file, then dotted overrides such as {"optimiser.prior_lr": 1e-4}.
+
+    Args:
+        preset: its name.
+        file: of settings on top of it.
+        overrides: dotted settings on top of both.
+        words: what a user called a setting, where not by its name.
 
     Returns:
         The config, and what was requested on top of the preset, as nested dictionaries.
@@ -50,21 +60,24 @@ def resolve(
     if requested.get("preset", preset) != preset:
         raise InputError(f"`preset` is {requested['preset']!r} in {file}, and {preset!r} was asked for.")
     requested = with_overrides(requested, overrides or {})
-    return validate_config(_merge(load_preset(preset), requested)), requested
+    return validate_config(_merge(load_preset(preset), requested), words=words), requested
 
 
-def validate_config(values: Mapping[str, Any], copies: Path | None = None) -> RunConfig:
+def validate_config(
+    values: Mapping[str, Any], copies: Path | None = None, words: Mapping[str, str] | None = None
+) -> RunConfig:
     """Check nested dictionaries, load the plugins that they name, and return the config.
 
     Args:
         values: nested settings; relative paths of plugins begin where the process stands.
         copies: the folder that holds copies of the plugins, which are loaded in place of the files.
+        words: what a user called a setting, where not by its name.
 
     Raises:
         InputError: one line that names each field and value at fault, or a plugin or run to begin with at fault.
     """
     here = Path.cwd()
-    return validate(RunConfig, load_plugins(find_start(with_whole_paths(values, here), here), copies))
+    return validate(RunConfig, load_plugins(find_start(with_whole_paths(values, here), here), copies), words)
 
 
 def settings_of(kind: type[Kind], base: Mapping[str, Any], overrides: Mapping[str, Any]) -> Kind:

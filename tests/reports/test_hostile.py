@@ -182,7 +182,7 @@ def test_one_damaged_run_is_told_and_the_others_go_on(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ):
-    monkeypatch.setattr("thermograd.reports.page.figures", lambda *arguments: [])
+    monkeypatch.setattr("thermograd.reports.page.figures", lambda *arguments: ([], []))
     path = shutil.copytree(study, tmp_path / "study", symlinks=True)
     folder = open_study(path)
     bad = folder.runs[2]

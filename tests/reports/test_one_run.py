@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 import thermograd as tg
 from conftest import STUDY_TINY
-from reports.test_report import KD, NUM_STEPS, make_study
+from reports.test_report import KD, NUM_STEPS, make_study, undrawn
 from thermograd.cli import run as run_cli
 from thermograd.config.schema import RunConfig
 from thermograd.errors import InputError
@@ -46,7 +46,8 @@ def run(study: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_report_of_one_run_has_the_three_plots_all_of_one_step(run: Path):
+def test_a_report_of_one_run_has_the_three_plots_all_of_one_step(run: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("thermograd.reports.page._draw", undrawn)
     page = write_report(run).read_text()
     figures = re.findall(r'<figure id="(\w+)"', page)
     assert figures[:3] == [
@@ -55,6 +56,13 @@ def test_a_report_of_one_run_has_the_three_plots_all_of_one_step(run: Path):
         "distance_against_variance",
     ]
     assert "contrasts" not in figures
+    assert (
+        f"After {NUM_STEPS} steps (epoch 4) the kernel distance (classifier-digits) of samples to the test"
+        in page
+    )
+    assert page.count('<section class="exhibit">') == 1
+    assert 'href="../"' in page
+    assert "thermograd train digits --config config.yaml --out AGAIN" in page
     results = pd.read_csv(run / "report" / "results.csv")
     ends = results[results["is_final"]]
     assert set(ends["step"]) == {NUM_STEPS}
@@ -85,8 +93,12 @@ def test_a_run_that_was_not_measured_says_what_to_do(run: Path, tmp_path: Path):
 
 
 def test_a_run_is_trained_and_reported(
-    tiny_config: Callable[..., RunConfig], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_config: Callable[..., RunConfig],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ):
+    monkeypatch.setattr("thermograd.reports.page._draw", undrawn)
     config = tiny_config({"measure.every": "1 epochs", "measure.extractor": "none"})
     train_measured(config, tmp_path / "run")
     assert run_cli(["report", str(tmp_path / "run"), "--json"]) == 0

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from thermograd.cli import run as run_cli
 from thermograd.config.resolve import resolve
@@ -22,9 +23,10 @@ from thermograd.reports.conclusions import baseline, conclude, final_values, noi
 from thermograd.reports.contrasts import Contrast
 from thermograd.reports.rows import QUANTITIES, with_bias
 from thermograd.reports.statistics import detectable_difference
+from thermograd.reports.style import Plot
 from thermograd.reports.tables import chains, differences, gradients
 from thermograd.reports.words import label, number
-from thermograd.runs.pictures import save_png
+from thermograd.runs.pictures import image_grid, pairs_grid, save_png
 from thermograd.study.arms import ArmKind
 from thermograd.study.file import parse_study
 
@@ -334,6 +336,15 @@ def make_study(
     return path
 
 
+def undrawn(plot: Plot, out: Path) -> dict[str, str]:
+    """Return what the page shows of a figure, in place of `_draw`, without the seconds that drawing takes."""
+    return {
+        **{name: getattr(plot, name) for name in ("name", "title", "caption")},
+        "wide": "data:,",
+        "narrow": "data:,",
+    }
+
+
 def _write_run(
     folder: Path,
     run: dict[str, Any],
@@ -363,9 +374,10 @@ def _write_run(
             values["log_evidence"] = 40 + 2 * skill + 0.5 * chance.normal()
         quantities = {name: {"value": mean, "standard_error": 0.1} for name, mean in values.items()}
         distances = [{**distance, "is_floor": False}, {**distance, "value": 0.4, "is_floor": True}]
-        _measure(
-            folder, "evaluation", "clock", split, step, {"quantities": quantities, "distances": distances}
-        )
+        found = {"quantities": quantities, "distances": distances}
+        if bias and (split, step) == ("test", NUM_STEPS):
+            found["prior"] = {"verdict": "settled", "distances": _prior_distances(value)}
+        _measure(folder, "evaluation", "clock", split, step, found)
         found = {
             kind: _blocks(chance, a, step, t, bias=False) for kind in ("estimators", "fixed", "as_trained")
         }
@@ -379,8 +391,10 @@ def _write_run(
         json.dumps({"state": "done", "step": NUM_STEPS, "num_steps": NUM_STEPS})
     )
     for step in (20, 40, 60, 80):
-        pixels = (255 * chance.random((63, 63, 1))).astype(np.uint8)
-        save_png(pixels, folder / "samples" / f"samples_step_{step:08d}.png")
+        images = torch.rand(64, 1, 8, 8, generator=torch.Generator().manual_seed(step + a)) * 2 - 1
+        save_png(image_grid(images), folder / "samples" / f"samples_step_{step:08d}.png")
+    for name in ("nearest_training_images", "reconstructions_test"):
+        save_png(pairs_grid(images[:32], -images[:32]), folder / "samples" / f"{name}_step_{step:08d}.png")
     if bias:
         blocks = _blocks(chance, a, NUM_STEPS, t, bias=True)
         _measure(folder, "variance", "command", "train", NUM_STEPS, {"estimators": {estimator: blocks}})
@@ -389,6 +403,20 @@ def _write_run(
 def _measure(folder: Path, kind: Kind, source: Source, split: str, step: int, values: dict[str, Any]) -> None:
     checkpoint = f"step_{step:08d}"
     add_record(folder, Record(kind, source, "digits", split, checkpoint, step, step // 20, 0, {}, values))
+
+
+def _prior_distances(value: float) -> list[dict[str, Any]]:
+    places = [
+        ("posterior-train", None, 0.5),
+        ("posterior-test", None, 0.6),
+        ("prior", 40, 1.0),
+        ("prior", 200, 0.9),
+    ]
+    return [
+        {"images": images, "num_steps": num, "name": "fd-classifier-digits", "value": part * value,
+         "standard_error": 0.1, "num_images": 300}
+        for images, num, part in places
+    ]  # fmt: skip
 
 
 def _blocks(chance: np.random.Generator, a: int, step: int, t: list[float], *, bias: bool) -> dict[str, Any]:
@@ -420,13 +448,14 @@ def page(study: Path) -> str:
 
 
 FIGURES = [
-    "contrasts",
-    "arm_differences",
     "variance_against_iteration",
     "distance_against_iteration",
     "distance_against_variance",
+    "contrasts",
+    "arm_differences",
+    "distance_parts",
+    "bias_beside_variance",
     "networks_against_iteration",
-    "gradients_by_arm",
     "temperatures",
     "evidence_by_arm",
     "cost",
@@ -436,8 +465,10 @@ FIGURES = [
 def test_the_page_holds_all_figures_and_needs_nothing_else(page: str):
     assert re.findall(r'<figure id="(\w+)"', page) == FIGURES
     assert page.count("data:image/svg+xml;base64,") == 2 * len(FIGURES)
-    sources = re.findall(r'(?:src|srcset|href)="([^"]{0,30})', page)
-    assert sources
+    sources = re.findall(r'(?:src|srcset)="([^"]{0,30})', page)
+    assert len(sources) == 2 * len(FIGURES) + 3 * 7, (
+        "each figure wide and narrow; three grids of images per arm"
+    )
     assert all(source.startswith("data:") for source in sources)
     assert "<script" not in page
     assert "url(" not in page
@@ -448,7 +479,8 @@ def test_the_page_leads_with_the_answer(page: str):
     answer = page.index(
         "Thermodynamic at equal epochs: kernel distance (classifier-digits) of complete-p3 is"
     )
-    assert answer < page.index("<figure")
+    assert page.index('<p class="answer">The kernel distance (classifier-digits) of complete-p3 is') < answer
+    assert page.index('<p class="answer">') < page.index("<figure")
     assert page.count('<li class="confirmed">') == 1
     assert page.count("no difference found between") == 2
     assert page.count("The placebo, which differs from vanilla by chance alone") == 3
@@ -473,7 +505,7 @@ def test_every_figure_and_table_is_a_file(study: Path, page: str):
         "results",
         "variances",
     } <= tables
-    assert all(f"<code>{name}</code>" in page for name in tables)
+    assert all(f'<a href="{name}.csv"><code>{name}</code></a>' in page for name in tables)
     contrasts = pd.read_csv(out / "contrasts.csv")
     assert contrasts["status"].tolist() == ["confirmed", "no difference found", "no difference found"]
 
@@ -523,7 +555,7 @@ def poor_page(poor_study: Path) -> str:
 
 def test_figures_without_data_are_left_out_and_say_why(poor_page: str):
     assert re.findall(r'<figure id="(\w+)"', poor_page) == [
-        "contrasts", "arm_differences", "distance_against_iteration", "temperatures", "evidence_by_arm", "cost",
+        "distance_against_iteration", "contrasts", "arm_differences", "temperatures", "evidence_by_arm", "cost",
     ]  # fmt: skip
     assert "<li>Variance of the learning gradient against iteration: it was not measured" in poor_page
     unsaid = (
@@ -567,7 +599,7 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 @pytest.mark.parametrize("width", [1280, 390])
 def test_a_browser_shows_everything(study: Path, page: str, tmp_path: Path, width: int):
-    """In a frame of that width no error is logged, all pictures load, and nothing but tables is wider than the page."""
+    """In a frame of that width no error is logged, all pictures load, and nothing is wider than the page."""
     probe = tmp_path / "probe.html"
     probe.write_text(
         f'<iframe id="f" src="{(study / "report" / "report.html").as_uri()}" '
@@ -575,13 +607,13 @@ def test_a_browser_shows_everything(study: Path, page: str, tmp_path: Path, widt
         """</iframe><pre id="out"></pre><script>
         onload = () => {
           const inner = f.contentDocument, root = inner.documentElement;
-          const out = [...inner.querySelectorAll('body *')].filter(e => !e.closest('.scroll') &&
+          const out = [...inner.querySelectorAll('body *')].filter(e =>
             e.getBoundingClientRect().right > root.clientWidth + 0.5).map(e => e.tagName);
           const images = [...inner.images];
           document.getElementById('out').textContent = JSON.stringify({
             width: root.clientWidth, scroll: root.scrollWidth, out: out,
             loaded: images.filter(i => i.complete && i.naturalWidth > 0).length,
-            narrow: images.filter(i => i.currentSrc != i.src).length});
+            narrow: [...inner.querySelectorAll('img.drawing')].filter(i => i.currentSrc != i.src).length});
         };</script>"""
     )
     assert CHROMIUM is not None
@@ -598,7 +630,7 @@ def test_a_browser_shows_everything(study: Path, page: str, tmp_path: Path, widt
     seen = json.loads(match[1])
     assert seen["scroll"] <= seen["width"]
     assert seen["out"] == []
-    assert seen["loaded"] == len(FIGURES)
+    assert seen["loaded"] == len(FIGURES) + 3 * 7
     assert seen["narrow"] == (len(FIGURES) if width == 390 else 0)
 
 

@@ -111,8 +111,8 @@ def _posterior_values(
         images = model.decode(posterior.latents[-1, 0])
         originals = 2 * x - 1 if model.likelihood == "bernoulli" else x
         if first == 0:
-            file = run.folder / "samples" / f"reconstructions_{settings.split}.png"
-            save_png(pairs_grid(originals[:64], images[:64]), file)
+            name = f"reconstructions_{settings.split}_{run.checkpoint.path.name}.png"
+            save_png(pairs_grid(originals[:64], images[:64]), run.folder / "samples" / name)
         parts["error"].append((images - originals).square().mean((1, 2, 3)))
         parts["log_likelihood"].append(posterior.log_likelihood[-1, 0])
         parts["energy"].append(posterior.energy[-1, 0])
@@ -146,10 +146,11 @@ def _neighbour_values(
     queries = {"samples": samples.images[:count].cpu(), "test": to_tensor(splits["test"].images[:count])}
     found = {name: nearest_neighbours(images, train) for name, images in queries.items()}
     nearest = train[found["samples"].indices[:32, 0]]
-    save_png(pairs_grid(queries["samples"][:32], nearest), folder / "nearest_training_images.png")
+    name = f"nearest_training_images_{run.checkpoint.path.name}.png"
+    save_png(pairs_grid(queries["samples"][:32], nearest), folder / name)
     return {
-        f"distance_to_nearest_training_image_{name}": _mean(neighbours.distances[:, 0], "pixels in [-1, 1]")
-        for name, neighbours in found.items()
+        f"distance_to_nearest_training_image_{kind}": _mean(neighbours.distances[:, 0], "pixels in [-1, 1]")
+        for kind, neighbours in found.items()
     }
 
 

@@ -1,16 +1,20 @@
-"""The report of a study: one self-contained page that leads with the answer, its figures and its tables.
+"""The report of a study or a run: one self-contained page that leads with the answer, its figures and its tables.
 
-    study folder -> collect -> conclude -> figures and tables -> report/report.html
+    folder -> collect -> conclude -> figures and tables -> report/report.html
 
 | module | holds |
 |---|---|
-| `collect` | all that is read from the study folder |
+| `sources` | a study, or a run that stands alone |
+| `collect`, `rows` | all that is read from its folder |
 | `conclusions` | statistics of it: contrasts, the noise floor, the association of distance and variance |
-| `words` | numbers and sentences |
-| `tables` | the tables |
+| `words`, `opening` | numbers and sentences; the first screen |
+| `tables`, `layout` | the tables, and how they fit the page |
 | `style` | colours, and figures that are drawn wide and narrow |
-| `curves`, `comparisons`, `scatter` | the figures |
+| `drawing`, `against` | the three plots on axes, and as figures |
+| `parts`, `comparisons`, `temperatures` | the other figures |
+| `gallery` | samples, their nearest training images, reconstructions |
 | `page` | files and the page |
+| `plots` | the plots as functions |
 """
 
 from thermograd.reports.page import write_report

@@ -6,8 +6,7 @@ Variance against iteration, distance against iteration, distance against varianc
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from thermograd.config import names
-from thermograd.reports.collect import ReportData
+from thermograd.reports.collect import ReportData, objective
 from thermograd.reports.drawing import (
     PARTS,
     VARIANCES,
@@ -75,10 +74,10 @@ def variance_against_iteration(data: ReportData) -> Plot | Missing:
 
 def networks_against_iteration(data: ReportData) -> Plot | Missing:
     """Draw the total variance of each network against the iteration."""
-    title = "The same for each network"
+    title = "Variance of each network against iteration"
     networks = [each for each in NETWORKS[1:] if parts_of(data, each)]
     if len(networks) < 2:
-        return Missing(title, "one network alone was measured.")
+        return Missing(title, "fewer than two networks were measured.")
     arms, part = looks(data.arms), PARTS[0]
     splits = _splits(data.variances[data.variances["source"] == "clock"])
 
@@ -157,12 +156,6 @@ def _objective_words(data: ReportData) -> str:
         "Arms here ascend different objectives, so their gradients have different lengths: the total variance goes "
         "with the length, the normalised one is divided by it, and across objectives neither is an effect of variance."
     )
-
-
-def objective(estimator: str) -> str:
-    """Return what an estimator ascends, in words; of one that a plugin brought, its name."""
-    facts = names.ESTIMATORS.get(estimator)
-    return facts.objective if facts is not None and facts.objective else estimator
 
 
 def _splits(rows: "pd.DataFrame") -> list[str]:

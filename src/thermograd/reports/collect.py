@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from thermograd.config import names
 from thermograd.errors import InputError, failure
 from thermograd.reports import rows
 from thermograd.reports.sources import Source, open_source
@@ -176,7 +177,13 @@ def _text(value: Any) -> str:
             f"{name} ({_text(each)})" if isinstance(each, Mapping) else f"{name} {_text(each)}"
             for name, each in value.items()
         )
-    return "-" if value is None else str(value)
+    return "-" if value in (None, [], ()) else str(value)
+
+
+def objective(estimator: str) -> str:
+    """Return what an estimator ascends, in words; of one that a plugin brought, its name."""
+    facts = names.ESTIMATORS.get(estimator)
+    return facts.objective if facts is not None and facts.objective else estimator
 
 
 def _arm_settings(source: Source) -> "pd.DataFrame":
@@ -185,17 +192,20 @@ def _arm_settings(source: Source) -> "pd.DataFrame":
     found: dict[str, dict[str, Any]] = {}
     for run in source.runs:
         gradient = run.config["gradient"]
+        has_rungs = gradient["num_rungs"] > 2  # two are the prior and the posterior, and no schedule
+        is_power = has_rungs and gradient["schedule"]["kind"] == "power"
         found.setdefault(
             run.arm,
             {
                 "arm": run.arm,
                 "estimator": gradient["estimator"],
+                "objective": objective(gradient["estimator"]),
                 "prior rule": gradient["prior_rule"],
-                "schedule": gradient["schedule"]["kind"],
-                "p": gradient["schedule"]["power"] if gradient["schedule"]["kind"] == "power" else None,
-                "rungs": gradient["num_rungs"],
                 "chains": gradient["num_chains"],
-                "noise": gradient["noise_multiplier"],
+                "rungs": gradient["num_rungs"] if has_rungs else None,
+                "schedule": gradient["schedule"]["kind"] if has_rungs else None,
+                "p": gradient["schedule"]["power"] if is_power else None,
+                "noise": gradient["noise_multiplier"] or None,
                 "steps": run.num_steps,
                 "runs": 0,
                 "identities": "",

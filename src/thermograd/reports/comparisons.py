@@ -1,16 +1,28 @@
 """Figures that compare arms: contrasts, differences, gradients, evidence, cost."""
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from thermograd.reports.collect import ReportData
 from thermograd.reports.conclusions import Conclusions, final_values
-from thermograd.reports.rows import FRESH, REFERENCE
-from thermograd.reports.statistics import Interval, mean_interval
-from thermograd.reports.style import FAINT, INK, PLACEBO, Look, Missing, Plot, arm_legend, log_axis, panels
-from thermograd.reports.tables import costs, differences, gradients
+from thermograd.reports.contrasts import ContrastResult
+from thermograd.reports.statistics import FEWEST_SEEDS, Interval, mean_interval
+from thermograd.reports.style import (
+    FAINT,
+    INK,
+    PLACEBO,
+    Look,
+    Missing,
+    Plot,
+    arm_legend,
+    interval_point,
+    log_axis,
+    panels,
+)
+from thermograd.reports.tables import costs, differences
 from thermograd.reports.words import label
 
 if TYPE_CHECKING:
@@ -34,7 +46,7 @@ def contrasts(data: ReportData, conclusions: Conclusions) -> Plot | Missing:
             ax.plot(
                 values, [1] * len(values), "o", color=FAINT, markersize=4.5, alpha=0.55, markeredgewidth=0
             )
-            _point(ax, result.interval, 0, "#0b4f86", "D")
+            interval_point(ax, result.interval, 0, "#0b4f86", "D")
             if math.isfinite(result.detectable) and result.status == "no difference found":
                 for edge in (-result.detectable, result.detectable):
                     ax.plot([edge, edge], [-0.45, 0.45], color=INK, linestyle=":", linewidth=1)
@@ -50,11 +62,30 @@ def contrasts(data: ReportData, conclusions: Conclusions) -> Plot | Missing:
     return Plot(
         "contrasts",
         title,
-        "Dots are the paired differences of single seeds, the diamond is their mean with its 95 % interval. The grey "
-        "band is the noise floor: as far as the interval of the placebo's difference reaches. Where nothing was found, "
-        "dotted marks are the smallest difference that four of five such studies would find.",
+        f"Dots are the paired differences of single seeds, the diamond is their mean{_interval_words(results)}."
+        + (FLOOR_WORDS if any(_has_floor(result.floor) for result in results) else "")
+        + (
+            " Dotted marks are the smallest difference that four of five such studies would find."
+            if any(
+                result.status == "no difference found" and math.isfinite(result.detectable)
+                for result in results
+            )
+            else ""
+        ),
         draw,
     )
+
+
+FLOOR_WORDS = " The grey band is the noise floor: as far as the placebo's interval reaches."
+
+
+def _interval_words(results: Sequence[ContrastResult]) -> str:
+    shown = any(result.interval is not None and math.isfinite(result.interval.low) for result in results)
+    return " with its 95 % interval" if shown else ", without an interval below three seeds"
+
+
+def _has_floor(floor: Interval | None) -> bool:
+    return floor is not None and math.isfinite(floor.low)
 
 
 def arm_differences(data: ReportData, looks: dict[str, Look], metric: str | None) -> Plot | Missing:
@@ -77,7 +108,7 @@ def arm_differences(data: ReportData, looks: dict[str, Look], metric: str | None
                 if arm in rows.index:
                     row, look = rows.loc[arm], looks[arm]
                     interval = Interval(row["difference"], row["difference_low"], row["difference_high"], "")
-                    _point(ax, interval, y, look.colour, look.marker)
+                    interval_point(ax, interval, y, look.colour, look.marker)
             named = narrow or i == 0
             ax.set(ylim=(len(arms) - 0.5, -0.5), yticks=range(len(arms)), yticklabels=arms if named else [])
             ax.set_xlabel(f"difference in {_short(name)}")
@@ -87,63 +118,12 @@ def arm_differences(data: ReportData, looks: dict[str, Look], metric: str | None
     return Plot(
         "arm_differences",
         title,
-        "Mean paired differences from the vanilla arm at the end of training, on the test set, with 95 % intervals "
-        "over seeds. The grey band is the noise floor, as far as the placebo's interval reaches. Exploratory, and "
-        "not corrected for looking at many arms: one interval in twenty leaves out 0 by chance.",
+        "Mean paired differences from the vanilla arm at the end of training, on the test images"
+        + (", with 95 % intervals over seeds." if table["difference_low"].notna().any() else ".")
+        + (FLOOR_WORDS if table["placebo_low"].notna().any() else "")
+        + " Exploratory, and not corrected for looking at many arms.",
         draw,
     )
-
-
-def gradients_by_arm(data: ReportData, looks: dict[str, Look]) -> Plot | Missing:
-    """Draw variance, its sources, bias and mean square error of the gradient of each arm, both networks together."""
-    title = "Bias beside variance of the gradient"
-    table = gradients(data.variances, data.arms)
-    table = table[(table["network"] == "total") & (table["split"] == "train")]
-    # Where the run's own chains were held against a reference, their variance is that on the same images.
-    has_reference = (table["batches"] == REFERENCE).any()
-    table = table[table["batches"] == (REFERENCE if has_reference else FRESH)].set_index("arm")
-    if table.empty or "squared_bias" not in table or table["squared_bias"].isna().all():
-        return Missing(
-            title, "no bias was measured (measure.chain_bias, or thermograd variance on each run)."
-        )
-    names = [name for name in GRADIENT_TITLES if name in table and table[name].notna().any()]
-    arms = [arm for arm in looks if arm in table.index]
-
-    def draw(narrow: bool) -> "Figure":
-        figure, axes = panels(len(names), narrow, height=0.9 + 0.25 * len(arms))
-        for i, (ax, name) in enumerate(zip(axes, names, strict=True)):
-            for y, arm in enumerate(arms):
-                row, look = table.loc[arm], looks[arm]
-                interval = Interval(row[name], row[f"{name}_low"], row[f"{name}_high"], "")
-                _point(ax, interval, y, look.colour, look.marker)
-            values = table[name].dropna()
-            if (values > 0).all() and values.max() > 20 * values.min():
-                log_axis(ax, "x")
-            named = narrow or i % min(3, len(names)) == 0
-            ax.set(ylim=(len(arms) - 0.5, -0.5), yticks=range(len(arms)), yticklabels=arms if named else [])
-            ax.set_title(GRADIENT_TITLES[name])
-        return figure
-
-    where = (
-        "on fixed training images, of the run's own chains against long ones"
-        if has_reference
-        else "on training images"
-    )
-    return Plot(
-        "gradients_by_arm",
-        title,
-        f"As last measured {where}, mean over the coordinates of both networks, each arm at its own weights.",
-        draw,
-    )
-
-
-GRADIENT_TITLES = {
-    "squared_bias": "Squared bias",
-    "chain_variance": "Variance of the chains",
-    "batch_variance": "Variance of the batch",
-    "total_variance": "Total variance",
-    "mean_square_error": "Mean square error",
-}
 
 
 def evidence_by_arm(data: ReportData, looks: dict[str, Look]) -> Plot | Missing:
@@ -167,7 +147,7 @@ def evidence_by_arm(data: ReportData, looks: dict[str, Look]) -> Plot | Missing:
                 markersize=3.5,
                 mew=0,
             )
-            _point(ax, mean_interval(seeds), y, look.colour, look.marker)
+            interval_point(ax, mean_interval(seeds), y, look.colour, look.marker)
         ax.set(ylim=(len(arms) - 0.4, -0.6), yticks=range(len(arms)), yticklabels=arms)
         ax.set_xlabel("log p(x), nats per image")
         return figure
@@ -175,9 +155,9 @@ def evidence_by_arm(data: ReportData, looks: dict[str, Look]) -> Plot | Missing:
     return Plot(
         "evidence_by_arm",
         title,
-        "Estimated log p(x) of the same test images, by thermodynamic integration; larger is better. Small dots are "
-        "seeds, marks their means with 95 % intervals. Seeds differ in their weights and batches, so intervals of arms "
-        "overlap more than those of paired differences.",
+        "Estimated log p(x) of the same test images; larger is better. Small dots are seeds, marks their means"
+        + (" with 95 % intervals" if any(len(each) >= FEWEST_SEEDS for each in values.values()) else "")
+        + ". Seeds differ in their weights and batches, so arms overlap more than their paired differences.",
         draw,
     )
 
@@ -248,13 +228,7 @@ def _short(metric: str) -> str:
 
 
 def _floor_band(ax: "Axes", floor: Interval | None) -> None:
-    if floor is not None and math.isfinite(floor.low):
+    if floor is not None and _has_floor(floor):
         reach = max(abs(floor.low), abs(floor.high))
         ax.axvspan(-reach, reach, color=PLACEBO, linewidth=0)
     ax.axvline(0, color=FAINT, linewidth=0.8)
-
-
-def _point(ax: "Axes", interval: Interval, y: float, colour: str, marker: str) -> None:
-    if math.isfinite(interval.low):
-        ax.plot([interval.low, interval.high], [y, y], color=colour, linewidth=1.5, solid_capstyle="round")
-    ax.plot(interval.value, y, marker, color=colour, markersize=5.5)

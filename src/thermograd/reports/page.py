@@ -7,13 +7,18 @@ study gives the same bytes.
 
 import base64
 import io
+import os
 import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from thermograd.files import write_atomically
+from thermograd.reports.statistics import FEWEST_SEEDS
 from thermograd.reports.style import STYLE, Missing, Plot
+from thermograd.reports.words import capital
 from thermograd.runs.pictures import own_style
 from thermograd.version import __version__
 
@@ -25,15 +30,19 @@ if TYPE_CHECKING:
     from thermograd.reports.conclusions import Conclusions
 
 PIXELS_PER_INCH = 160
+DOCS = "https://github.com/thermograd/thermograd/blob/main/docs"
+
+Drawn = dict[str, str] | Missing
+"""What the page shows of a figure, or why it shows none."""
 
 
 def write_report(folder: Path | str) -> Path:
-    """Write the report of a study folder and return its page, DIR/report/report.html.
+    """Write the report of a study or run folder and return its page, DIR/report/report.html.
 
-    Reads files of the folder and nothing else; a study that still runs gives a report of what it has.
+    Reads files of the folder and nothing else; what still runs gives a report of what it has.
 
     Raises:
-        InputError: not a study folder, or one in which nothing was measured yet.
+        InputError: neither a study nor a run, or nothing was measured yet.
 
     Example:
         >>> page = tg.write_report("studies/quick")  # doctest: +SKIP
@@ -52,17 +61,20 @@ def write_report(folder: Path | str) -> Path:
     for name, frame in tables.items():
         write_atomically(out / f"{name}.csv", csv_text(frame))
     with own_style(STYLE):
-        entries = figures(data, conclusions)
-        drawn = [_draw(entry, out) for entry in entries if isinstance(entry, Plot)]
-    missing = [entry for entry in entries if isinstance(entry, Missing)]
+        three, further = (
+            [_draw(entry, out) if isinstance(entry, Plot) else entry for entry in entries]
+            for entries in figures(data, conclusions)
+        )
     page = out / "report.html"
-    write_atomically(page, render(data, conclusions, drawn, missing, tables))
+    write_atomically(page, render(data, conclusions, three, further, tables))
     return page
 
 
-def figures(data: "ReportData", conclusions: "Conclusions") -> Sequence[Plot | Missing]:
-    """Return every figure of a report in its order, or why it is missing."""
-    from thermograd.reports import against, comparisons, temperatures
+def figures(
+    data: "ReportData", conclusions: "Conclusions"
+) -> tuple[Sequence[Plot | Missing], Sequence[Plot | Missing]]:
+    """Return the three plots of the question, and all other figures, or why they are missing."""
+    from thermograd.reports import against, comparisons, parts, temperatures
     from thermograd.reports.style import looks
 
     arms, metric = looks(data.arms), conclusions.association.metric
@@ -72,20 +84,20 @@ def figures(data: "ReportData", conclusions: "Conclusions") -> Sequence[Plot | M
         against.distance_against_variance(data, metric),
     ]
     further = [
+        parts.distance_parts(data, arms),
+        parts.bias_beside_variance(data, arms),
         against.networks_against_iteration(data),
-        comparisons.gradients_by_arm(data, arms),
         temperatures.temperatures(data, arms),
     ]
-    if data.source.study is None:
-        return [*three, *further]
-    return [
-        comparisons.contrasts(data, conclusions),
-        comparisons.arm_differences(data, arms, metric),
-        *three,
-        *further,
-        comparisons.evidence_by_arm(data, arms),
-        comparisons.cost(data, arms, metric),
-    ]
+    if data.source.study is not None:
+        further = [
+            comparisons.contrasts(data, conclusions),
+            comparisons.arm_differences(data, arms, metric),
+            *further,
+            comparisons.evidence_by_arm(data, arms),
+            comparisons.cost(data, arms, metric),
+        ]
+    return three, further
 
 
 def _draw(plot: Plot, out: Path) -> dict[str, str]:
@@ -130,12 +142,16 @@ def _data_address(drawing: bytes) -> str:
 def render(
     data: "ReportData",
     conclusions: "Conclusions",
-    drawn: Sequence[dict[str, str]],
-    missing: Sequence[Missing],
+    three: Sequence[Drawn],
+    further: Sequence[Drawn],
     tables: dict[str, "pd.DataFrame"],
 ) -> str:
     """Return the page."""
     import jinja2
+
+    from thermograd.reports.gallery import exhibits
+    from thermograd.reports.layout import shown_tables
+    from thermograd.reports.opening import opening
 
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -145,26 +161,34 @@ def render(
         undefined=jinja2.StrictUndefined,
     )
     page = environment.get_template("report.html.j2").render(
-        study=data.source.name,
+        name=data.source.name,
+        is_study=data.source.study is not None,
         version=__version__,
+        docs=DOCS,
         done=data.counts[0],
         planned=data.counts[1],
         failed=data.failed,
+        opening=opening(data, conclusions),
+        exhibits=exhibits(data),
         answers=_answers(conclusions),
         num_contrasts=len(conclusions.contrasts),
-        figures=drawn,
-        missing=missing,
-        tables=_shown_tables(tables),
+        has_intervals=data.table["seed"].nunique() >= FEWEST_SEEDS,
+        three=[entry for entry in three if isinstance(entry, dict)],
+        further=[entry for entry in further if isinstance(entry, dict)],
+        missing=[entry for entry in (*three, *further) if isinstance(entry, Missing)],
+        tables=shown_tables(tables),
         files=sorted(tables),
         settings=data.settings,
+        runs=_run_links(data),
+        repeat=_repeat(data),
     )
     return re.sub(r"(\d) %", "\\1\N{NO-BREAK SPACE}%", page)  # a number and its sign stay on one line
 
 
 def _answers(conclusions: "Conclusions") -> list[dict[str, str]]:
-    """Return the sentences that the page begins with, each with its standing."""
+    """Return the sentences with their numbers, each with its standing."""
     answers = [
-        {"standing": result.status, "kind": result.status.split()[0], "text": _capital(result.sentence)}
+        {"standing": result.status, "kind": result.status.split()[0], "text": capital(result.sentence)}
         for result in conclusions.contrasts
     ]
     found = conclusions.association
@@ -172,73 +196,24 @@ def _answers(conclusions: "Conclusions") -> list[dict[str, str]]:
     return [*answers, {"standing": standing, "kind": standing.split()[0], "text": found.sentence}]
 
 
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
+MOST_LINKS = 200
+"""Runs up to which each has a link of its own."""
 
 
-def _shown_tables(tables: dict[str, "pd.DataFrame"]) -> list[dict[str, Any]]:
-    """Return the tables of the page, as text."""
-    from thermograd.reports.words import label
-
-    shown = []
-    if "finals" in tables:
-        shown.append(_pivoted(tables["finals"], "mean", "finals", "At the end, on the test set"))
-    if "differences" in tables:
-        frame = tables["differences"]
-        table = _pivoted(frame, "difference", "differences", "Differences from vanilla, paired over seeds")
-        placebo = ["noise floor (placebo)"]
-        for metric in frame["metric"].drop_duplicates():
-            row = frame[frame["metric"] == metric].iloc[0]
-            placebo.append(_cell(row["placebo"], row["placebo_low"], row["placebo_high"]))
-        table["rows"].append(placebo)
-        shown.append(table)
-    for name, title in (
-        ("gradients", "The gradient as last measured"),
-        ("chains", "Stored chains at the end of training"),
-        ("costs", "Cost"),
-        ("arms", "Arms"),
-    ):
-        if name in tables:
-            frame = tables[name]
-            if name == "gradients":
-                ends = [column for column in frame if str(column).endswith(("_low", "_high"))]
-                frame = frame.drop(columns=ends).dropna(axis=1, how="all")
-            frame = frame.drop(columns=["identities"], errors="ignore")
-            rows = [[_text(value) for value in row] for row in frame.itertuples(index=False)]
-            names = [label(str(column)) for column in frame.columns]
-            shown.append({"name": name, "title": title, "columns": names, "rows": rows})
-    return shown
+def _run_links(data: "ReportData") -> list[dict[str, Any]]:
+    """Return the runs of each arm with the way to their folders from the page."""
+    source, report = data.source, data.source.path / "report"
+    if len(source.runs) > MOST_LINKS:
+        return [{"arm": f"{len(source.runs):,} runs", "runs": [("their folder", "../runs/")]}]
+    links: dict[str, list[tuple[str, str]]] = {}
+    for run, folder in zip(source.runs, source.folders, strict=True):
+        way = quote(os.path.relpath(folder, report).replace(os.sep, "/"))
+        links.setdefault(run.arm, []).append((f"seed {run.seed}", f"{way}/"))
+    return [{"arm": arm, "runs": runs} for arm, runs in links.items()]
 
 
-def _pivoted(frame: "pd.DataFrame", value: str, name: str, title: str) -> dict[str, Any]:
-    """Lay a long table out with one row per arm and one column per metric."""
-    from thermograd.reports.words import label
-
-    metrics = list(frame["metric"].drop_duplicates())
-    rows = []
-    for arm in frame["arm"].drop_duplicates():
-        mine = frame[frame["arm"] == arm].set_index("metric")
-        cells = [
-            _cell(*(mine.loc[m, f"{value}{end}"] for end in ("", "_low", "_high")))
-            if m in mine.index
-            else "–"
-            for m in metrics
-        ]
-        rows.append([arm, *cells])
-    return {"name": name, "title": title, "columns": ["arm", *map(label, metrics)], "rows": rows}
-
-
-def _cell(value: float, low: float, high: float) -> str:
-    from thermograd.reports.words import number
-
-    return number(value) if low != low else f"{number(value)} [{number(low)}, {number(high)}]"
-
-
-def _text(value: object) -> str:
-    from thermograd.reports.words import number
-
-    if isinstance(value, str):
-        return value
-    if isinstance(value, int) or (isinstance(value, float) and value.is_integer() and abs(value) < 1e5):
-        return f"{int(value):,}"
-    return number(float(value)) if isinstance(value, float) else "–" if value is None else str(value)
+def _repeat(data: "ReportData") -> str:
+    """Return the command that does the same again, in the folder of the study or run."""
+    if data.source.study is not None:
+        return "thermograd study run study.yaml --out AGAIN"
+    return f"thermograd train {shlex.quote(data.source.runs[0].config['preset'])} --config config.yaml --out AGAIN"

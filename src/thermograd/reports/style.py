@@ -4,12 +4,14 @@ Families of arms differ in hue (after Okabe and Ito, safe for colour-blind reade
 parameter, p or c, goes from light to dark.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from thermograd.reports.statistics import Interval
 from thermograd.study.arms import ArmKind
 
 if TYPE_CHECKING:
@@ -217,3 +219,10 @@ def arm_legend(figure: "Figure", arms: Mapping[str, Look], narrow: bool, *, line
     )
     for text, arm in zip(legend.get_texts(), arms, strict=True):
         text.set_text(arm)
+
+
+def interval_point(ax: "Axes", interval: Interval, y: float, colour: str, marker: str) -> None:
+    """Draw a value with its interval, where it has one, on a line of its own."""
+    if math.isfinite(interval.low):
+        ax.plot([interval.low, interval.high], [y, y], color=colour, linewidth=1.5, solid_capstyle="round")
+    ax.plot(interval.value, y, marker, color=colour, markersize=5.5)

@@ -68,7 +68,7 @@ def contrast_sentence(result: ContrastResult) -> str:
         )
     ends = f"95 % interval {number(interval.low)} to {number(interval.high)}, {seeds} paired seeds"
     if not math.isfinite(interval.low):
-        ends = "a single seed, so no interval"
+        ends = "a single seed, so no interval" if seeds == 1 else f"{seeds} seeds, too few for an interval"
     size, direction = number(abs(interval.value)), "higher" if interval.value > 0 else "lower"
     said = f"{label(c.metric)} of {c.a} is {size} {direction} than that of {c.b} ({ends}"
     kind = "exact sign-flip test" if seeds <= LARGEST_EXACT else "sign-flip test"
@@ -87,12 +87,18 @@ def contrast_sentence(result: ContrastResult) -> str:
     return f"{text} {_floor_sentence(result.floor)}"
 
 
-def _verdict(metric: str, difference: float) -> str:
+def better_or_worse(metric: str, difference: float) -> str:
+    """Return which a difference is, "" for a metric that is neither."""
     if metric.startswith(LOWER_IS_BETTER):
-        return ", which is " + ("worse" if difference > 0 else "better")
+        return "worse" if difference > 0 else "better"
     if metric in HIGHER_IS_BETTER:
-        return ", which is " + ("better" if difference > 0 else "worse")
+        return "better" if difference > 0 else "worse"
     return ""
+
+
+def _verdict(metric: str, difference: float) -> str:
+    which = better_or_worse(metric, difference)
+    return f", which is {which}" if which else ""
 
 
 def _could_have_been(detectable: float) -> str:
@@ -105,7 +111,7 @@ def _floor_sentence(floor: Interval | None) -> str:
     if floor is None:
         return "There is no placebo to say how far apart two vanilla runs are."
     if not math.isfinite(floor.low):
-        return f"The placebo differs from vanilla by {number(floor.value)} (a single seed)."
+        return f"The placebo differs from vanilla by {number(floor.value)} (too few seeds for an interval)."
     return (
         f"The placebo, which differs from vanilla by chance alone, differs by {number(floor.value)} "
         f"({number(floor.low)} to {number(floor.high)})."
@@ -118,7 +124,7 @@ def _p(value: float) -> str:
 
 def association_sentence(found: Association, metric: str, given_bias: bool, is_found: bool) -> str:
     """Return whether distance goes with variance, with its numbers."""
-    given = "arm, epoch and bias" if given_bias else "arm and epoch but not bias, which few checkpoints have"
+    given = "arm, epoch and bias" if given_bias else "arm and epoch (bias was not measured)"
     about = f"the variance of the gradient and the {label(metric)}, given {given}"
     if not math.isfinite(found.correlation):
         if found.num_blocks >= 3 and found.num_cells:

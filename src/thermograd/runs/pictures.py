@@ -40,8 +40,45 @@ def image_grid(
     for i, image in enumerate(pixels):
         top, left = (i // columns) * (height + gap), (i % columns) * (width + gap)
         grid[top : top + height, left : left + width] = image
-    scale = scale or max(1, round(64 / height))
+    scale = scale or _screen_pixels(height)
     return grid.repeat(scale, 0).repeat(scale, 1)
+
+
+def _screen_pixels(height: int) -> int:
+    """Return the screen pixels per pixel that make small images easy to see."""
+    return max(1, round(64 / height))
+
+
+def read_grid(file: Path, shape: Sequence[int]) -> np.ndarray | None:
+    """Return the images of a file that `image_grid` laid out in its own scale, or None where it holds something else.
+
+    Args:
+        file: a PNG.
+        shape: (C, H, W) of an image.
+
+    Returns:
+        uint8 (N, H, W, C), row by row; blank places of the last row are among them.
+    """
+    from PIL import Image
+
+    channels, height, width = shape
+    scale = _screen_pixels(height)
+    try:
+        with Image.open(file) as image:
+            pixels = np.asarray(image)[::scale, ::scale]
+    except (OSError, ValueError):
+        return None
+    pixels = pixels[..., None] if pixels.ndim == 2 else pixels
+    if (
+        pixels.shape[2] != channels
+        or (pixels.shape[0] + 1) % (height + 1)
+        or (pixels.shape[1] + 1) % (width + 1)
+    ):
+        return None
+    pixels = np.pad(pixels, ((0, 1), (0, 1), (0, 0)))
+    rows, columns = pixels.shape[0] // (height + 1), pixels.shape[1] // (width + 1)
+    tiles = pixels.reshape(rows, height + 1, columns, width + 1, channels).swapaxes(1, 2)
+    return tiles.reshape(rows * columns, height + 1, width + 1, channels)[:, :-1, :-1]
 
 
 def save_png(pixels: np.ndarray, file: Path) -> None:

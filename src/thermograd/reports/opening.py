@@ -63,18 +63,11 @@ def arm_words(config: Mapping[str, Any]) -> str:
         schedule = gradient["schedule"]
         kind = f"(k/N)^{schedule['power']:g}" if schedule["kind"] == "power" else schedule["kind"]
         chain_words += f" on each of {gradient['num_rungs']} rungs, {kind}"
-    parts.append(f"{chain_words}, {START_WORDS.get(chains['start'], chains['start'])}")
+    start = names.POSTERIOR_STARTS.get(chains["start"])
+    parts += [chain_words, f"their start: {chains['start'] if start is None else start.summary}"]
     if gradient["noise_multiplier"]:
         parts.append(f"noise of {gradient['noise_multiplier']:g} times the chains' own added to the gradient")
     return "; ".join(parts)
-
-
-START_WORDS = {
-    "base": "begun anew at the base distribution",
-    "prior": "begun at draws of the prior",
-    "annealed": "annealed rung by rung",
-    "persistent": "stored for each image",
-}
 
 
 def _subject(data: ReportData, firsts: Mapping[str, StudyRun]) -> str:

@@ -1,4 +1,4 @@
-"""A decoder of your own: trained in memory, log p(x) with its error, the variance of two estimators, one picture."""
+"""A decoder of your own: trained in memory, one plot, log p(x) with its error, the variance of two estimators."""
 
 from torch import nn
 
@@ -10,7 +10,6 @@ decoder = nn.Sequential(
 )
 energy = nn.Sequential(nn.Linear(8, 64), nn.GELU(), nn.Linear(64, 1), nn.Flatten(-2))
 model = tg.LatentEBM(energy, decoder, latent_dim=8, image_shape=(1, 28, 28))
-fit = tg.fit(model, x, num_epochs=10)
+tg.plots.learning_curve(tg.fit(model, x, num_epochs=10)).figure.savefig("learning_curve.png")
 print(tg.estimate_evidence(model, x[:10]))
 print(tg.gradient_variance(model, x[:64].split(16), ["maximum-likelihood", "thermodynamic-detached"]))
-tg.plots.learning_curve(fit).figure.savefig("learning_curve.png")

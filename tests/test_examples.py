@@ -29,6 +29,11 @@ def test_readme_shows_the_file(file: Path):
 
 
 @pytest.mark.parametrize("file", EXAMPLES, ids=lambda file: file.stem)
+def test_an_example_is_short(file: Path):
+    assert len(file.read_text().splitlines()) <= 15
+
+
+@pytest.mark.parametrize("file", EXAMPLES, ids=lambda file: file.stem)
 def test_an_example_imports_nothing_else_of_the_package(file: Path):
     imported = {
         alias.name if isinstance(node, ast.Import) else node.module

@@ -16,7 +16,7 @@ from thermograd.config import names
 from thermograd.errors import InputError, nearest, one_line, shown
 from thermograd.files import hold, parse_yaml
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object, for machines.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 plugins_option = click.option(
     "--plugins",
     multiple=True,

@@ -55,14 +55,14 @@ def sample(folder: Path, out: str | None, checkpoint: str | None, as_json: bool,
 
 @click.command(cls=SettingsCommand, verb="evaluate")
 @click.argument("folder", metavar="[DIR]", type=path, required=False)
-@click.option("--checkpoint", default="last", show_default=True, help="last, all, or a name.")
+@click.option("--checkpoint", default="last", show_default=True, help="Name of a checkpoint, last, or all.")
 @click.option("--quick", is_flag=True, help="The same as --variant quick.")
 @click.option("--images", type=path, help="Score these images instead of a run.")
 @click.option(
     "--range",
     "value_range",
     type=(float, float),
-    help="Values of --images that are black and white, e.g. 0 16 [default: recognised].",
+    help="Pixel values of black and white in --images, e.g. 0 16 [default: recognised].",
 )
 @click.option(
     "--reference", help="Data set, or path of images, and split to score --images against, e.g. mnist:test."
@@ -80,7 +80,7 @@ def evaluate(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Score the model in DIR on a split, or any folder of images with --images and --reference.
+    """Score the model in DIR on a split, or any folder of images by --images and --reference.
 
     Reconstruction, energies, log p(x) with its error, distances of samples to the split with their floor, and the
     nearest training images. Everything is added to DIR/measurements.jsonl.
@@ -125,14 +125,17 @@ def evaluate(
 
 @click.command(cls=SettingsCommand, verb="measure")
 @folder_argument
-@click.option("--all", "again", is_flag=True, help="Every kept checkpoint again, e.g. by another distance.")
+@click.option(
+    "--all", "again", is_flag=True, help="Measure every kept checkpoint again, e.g. by another distance."
+)
 @plugins_option
 @json_option
 def measure(folder: Path, again: bool, plugins: tuple[Path, ...], as_json: bool, **options: Any) -> None:
-    """Measure the run in DIR at the breaks of its training that were not measured, or whose measurement failed.
+    """Measure the checkpoints of the run in DIR that are due and were not measured, or whose measurement failed.
 
     The gradient's variance, images, energies and distances, on training and test images, as the run's own settings say;
-    options change them. Training at DIR is not touched. Of a study, all runs are measured as its file says now.
+    options change them. The training itself is not touched. In the folder of a study, all
+    runs are measured as its file says now.
     """
     from thermograd.cli.options import given
     from thermograd.evaluation.clock import measure_run
@@ -287,7 +290,7 @@ def _print_distances(distances: list[dict[str, Any]]) -> None:
 @click.argument("folders", metavar="DIR DIR ...", type=path, nargs=-1)
 @json_option
 def compare(folders: tuple[Path, ...], as_json: bool) -> None:
-    """Put evaluated runs side by side, with 95 % intervals."""
+    """Compare evaluated runs side by side, with 95 % intervals."""
     from thermograd.evaluation.compare import compare_runs
 
     record = compare_runs(folders)

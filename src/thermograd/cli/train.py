@@ -59,9 +59,9 @@ SHORT = {"seed": "seed", "epochs": "training.num_epochs"}
     "--from",
     "start_from",
     metavar="RUN[@CHECKPOINT]",
-    help="A run folder whose weights training begins with.",
+    help="A run folder whose weights training starts from.",
 )
-@click.option("--overwrite", is_flag=True, help="Remove the run that the folder holds.")
+@click.option("--overwrite", is_flag=True, help="Remove the run in the folder first.")
 @click.option("--no-measure", is_flag=True, help="Measure nothing now; `thermograd measure` does it later.")
 @click.option("--dry-run", is_flag=True, help="Print the resolved settings and stop.")
 @json_option
@@ -79,9 +79,9 @@ def train(
     as_json: bool,
     **short: Any,
 ) -> None:
-    """Train PRESET; any setting can follow as --group.name VALUE.
+    """Train PRESET; set any setting by --group.name VALUE.
 
-    `--dry-run` prints every setting. The same command again goes on where it stopped.
+    `--dry-run` prints every setting. The same command continues a run that was stopped.
     """
     from thermograd.config.resolve import resolve
 
@@ -116,7 +116,7 @@ def train(
 @json_option
 @click.pass_context
 def resume(context: click.Context, folder: Path, epochs: str | None, no_measure: bool, as_json: bool) -> None:
-    """Go on with the run in DIR from its last whole checkpoint, or for more epochs where it has ended.
+    """Continue the run in DIR from its last whole checkpoint, or for more epochs after its end.
 
     Settings that change no trained number can follow, as --measure.every "2 epochs".
     """

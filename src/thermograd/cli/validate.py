@@ -26,7 +26,7 @@ NOTE = (
     show_default=True,
     help="Noise on the weights in the tables away from the truth, in units of --weight-scale.",
 )
-@click.option("--seed", default=0, show_default=True)
+@click.option("--seed", default=0, show_default=True, help="Seed of every random stream.")
 @plugins_option
 @json_option
 def validate(

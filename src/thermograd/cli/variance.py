@@ -36,9 +36,15 @@ NOTE = (
 @click.command(cls=SettingsCommand, verb="variance")
 @folder_argument
 @click.option(
-    "--reference/--no-reference", default=True, show_default=True, help="Long chains, for bias and error."
+    "--reference/--no-reference", default=True, show_default=True, help="Run long chains, for bias and error."
 )
-@click.option("--reference-steps", default=200, type=click.IntRange(min=20), show_default=True)
+@click.option(
+    "--reference-steps",
+    default=200,
+    type=click.IntRange(min=20),
+    show_default=True,
+    help="Steps of the long chains.",
+)
 @click.option("--checkpoint", help="Name of a checkpoint [default: the last].")
 @out_option
 @plugins_option

@@ -49,50 +49,55 @@ class MeasureConfig(Section):
     """What is measured at each break of training, and at its end; it changes no trained number."""
 
     every: Annotated[str | None, BeforeValidator(_read_every)] = Field(
-        "auto", description="'10 epochs', '500 steps', auto (five times in a run) or none (its end alone)"
+        "auto", description="'10 epochs', '500 steps', auto (five times per run) or none (at the end only)"
     )
     keep: Literal["measured", "last"] = Field(
         "measured",
-        description="checkpoints kept: those measured beside the last ones, or the last ones alone",
+        description="which checkpoints are kept: the measured ones and the last ones, or the last ones only",
     )
     keep_gradient: bool = Field(False, description="store the gradient of the fixed batch itself")
     num_batches: Annotated[int, Field(ge=3, strict=True)] = Field(
         4,
-        description="fresh batches of each split for the variance of the gradient; one is fixed beside them",
+        description="fresh batches per split for the variance of the gradient, beside a fixed one",
     )
-    num_repeats: Annotated[int, Field(ge=2, strict=True)] = Field(2, description="gradients of each batch")
+    num_repeats: Annotated[int, Field(ge=2, strict=True)] = Field(2, description="gradients per batch")
     batch_size: PositiveInt | None = Field(
-        None, description="images of a batch; None for that of training, or as many as a split has"
+        None, description="images per batch; None for the batch size of training, or as many as the split has"
     )
     estimators: tuple[EstimatorName, ...] = Field(
-        (), description="others than the run's own, at the same weights and batches"
+        (), description="further estimators, at the same weights and batches as the run's own"
     )
     by_rung: bool = Field(
-        False, description="tell the variance of rungs apart; takes 2 K gradients of memory"
+        False,
+        description="measure the variance of each rung as well, which takes the memory of 2 K gradients",
     )
     chain_bias: bool = Field(
         False,
         description="measure the bias of the run's own chains on 64 fixed training images, against a reference of some "
         "15,000 generator evaluations per image",
     )
-    num_images: PositiveInt = Field(32, description="of each split, for reconstruction and energies")
-    num_samples: PositiveInt = Field(1000, description="images drawn on the way, for quick distances")
+    num_images: PositiveInt = Field(32, description="images per split for reconstruction and energies")
+    num_samples: PositiveInt = Field(
+        1000, description="samples drawn at each measurement, for quick distances"
+    )
     num_samples_at_the_end: PositiveInt | None = Field(
-        None, description="images drawn at the end; None for as many as on the way"
+        None, description="samples drawn at the end; None for as many as before"
     )
     num_evidence: Annotated[int, Field(ge=0, strict=True)] = Field(
         0, description="test images whose log p(x) is estimated at the end"
     )
     extractor: ExtractorName = Field(
-        "auto", description="feature network of the distances; auto: a classifier of labels"
+        "auto", description="feature network of the distances; auto takes a classifier where there are labels"
     )
     weights: Path | None = Field(
-        None, description="file with the weights of the true Inception or EfficientNet"
+        None, description="file with the weights of the published Inception or EfficientNet"
     )
-    variant: Literal["full", "quick"] = Field("quick", description="of the distances at the end")
+    variant: Literal["full", "quick"] = Field(
+        "quick", description="how many images the distances at the end use; quick: 1,000"
+    )
     prior: bool = Field(
         False,
-        description="at the end, follow the prior's chains on, and measure the two parts of the distance",
+        description="at the end, run the prior's chains further and split the distance into two parts",
     )
 
     @field_validator("weights")
@@ -134,22 +139,28 @@ class MeasureConfig(Section):
 class Changes(Section):
     """How an estimator is sampled where it differs from the run; None keeps the run's setting."""
 
-    prior_rule: PriorRuleName | None = Field(None, description="of the prior's gradient")
+    prior_rule: PriorRuleName | None = Field(
+        None, description="estimator of the prior's gradient; None for the run's"
+    )
     num_chains: PositiveInt | None = Field(
-        None, description="chains on each rung; None for the run's, or as few as the estimator needs"
+        None, description="chains per rung; None for the run's, or as few as the estimator needs"
     )
     num_rungs: Annotated[int, Field(ge=3, strict=True)] | None = Field(
         None,
         description="rungs of estimators that need a ladder; None for the run's, or 11 where it has none",
     )
-    power: PositiveFloat | None = Field(None, description="p of the schedule (k/N)^p")
-    num_steps: PositiveInt | None = Field(None, description="steps of the posterior chains")
-    kernel: KernelName | None = Field(None, description="of the posterior chains")
+    power: PositiveFloat | None = Field(
+        None, description="power p of the schedule (k/N)^p; None for the run's schedule"
+    )
+    num_steps: PositiveInt | None = Field(
+        None, description="steps of the posterior chains; None for the run's"
+    )
+    kernel: KernelName | None = Field(None, description="kernel of the posterior chains; None for the run's")
     start: PosteriorStart | None = Field(
         None,
-        description="of the posterior chains; None for the run's, or base where its stored chains do not fit",
+        description="start of the posterior chains; None for the run's, or base where its stored chains do not fit",
     )
-    batch_size: PositiveInt | None = Field(None, description="images of a batch")
+    batch_size: PositiveInt | None = Field(None, description="images per batch")
 
 
 class EvidenceSettings(Section):
@@ -158,7 +169,7 @@ class EvidenceSettings(Section):
     method: EvidenceMethodName = Field("laplace", description="how log p(x) is estimated")
     num_evaluations: Annotated[int, Field(ge=200, strict=True)] = Field(
         4000,
-        description="generator evaluations with gradient per image, all repeats together, the bank of draws apart",
+        description="generator evaluations with gradient per image, over all repeats, without the bank of draws",
     )
     num_replicates: Annotated[int, Field(ge=4, strict=True)] = Field(
         4, description="independent repeats per image; the interval comes from their spread"
@@ -169,9 +180,11 @@ class EvidenceSettings(Section):
         "most 20,000",
     )
     num_rungs: Annotated[int, Field(ge=3, strict=True)] = Field(
-        12, description="of ladders, both ends counted, for methods that visit the power posteriors"
+        12, description="rungs of a ladder with both ends, for methods that visit the power posteriors"
     )
-    chunk_size: PositiveInt = Field(2048, description="most latents evaluated at once; bounds memory")
+    chunk_size: PositiveInt = Field(
+        2048, description="latents evaluated at once, at most, which bounds memory"
+    )
 
     def bank_for(self, num_images: int) -> int:
         """Return how many draws the bank has for B images."""

@@ -35,16 +35,21 @@ from thermograd.config.start import StartConfig
 class OptimiserConfig(Section):
     """Two optimisers, one for the prior and one for the generator."""
 
-    kind: Literal["adam", "sgd"] = Field("adam", description="of both networks")
+    kind: Literal["adam", "sgd"] = Field("adam", description="optimiser of both networks")
     prior_lr: PositiveFloat = Field(2e-5, description="learning rate of the energy")
     generator_lr: PositiveFloat = Field(1e-4, description="learning rate of the generator")
-    betas: tuple[Fraction, Fraction] = Field((0.5, 0.999), description="of Adam")
-    decay: Annotated[Number, Field(gt=0, le=1)] = Field(0.998, description="of both rates, per epoch")
+    betas: tuple[Fraction, Fraction] = Field(
+        (0.5, 0.999), description="Adam's decay rates of its two moments"
+    )
+    decay: Annotated[Number, Field(gt=0, le=1)] = Field(
+        0.998, description="factor on both learning rates per epoch"
+    )
     clip_norm: PositiveFloat | None = Field(
-        None, description="longest gradient of a network, in its own norm"
+        None, description="norm to which the gradient of each network is clipped; None for no clipping"
     )
     ema_decay: Annotated[Number, Field(gt=0, lt=1)] | None = Field(
-        None, description="of an exponential moving average of the weights, used for samples and evaluation"
+        None,
+        description="decay of an exponential moving average of the weights, which samples and evaluation use",
     )
 
 
@@ -61,32 +66,37 @@ class TrainingConfig(Section):
     )
     """What is kept, and when a guard stops a run: they may change at any time."""
     num_epochs: PositiveInt = Field(20, description="passes over the training images")
-    batch_size: PositiveInt = Field(100, description="images of a batch")
+    batch_size: PositiveInt = Field(100, description="images per batch")
     log_every: PositiveInt = Field(10, description="steps between records of metrics.jsonl")
-    checkpoint_every: PositiveInt | None = Field(None, description="steps; None for every epoch")
-    num_checkpoints: PositiveInt = Field(3, description="kept at most")
+    checkpoint_every: PositiveInt | None = Field(
+        None, description="steps between checkpoints; None for one per epoch"
+    )
+    num_checkpoints: PositiveInt = Field(
+        3, description="checkpoints kept at most, beside those that are measured"
+    )
     pictures_every: PositiveInt = Field(1, description="epochs between sample grids")
     zero_gradient_steps: PositiveInt = Field(
-        50, description="steps of an exactly zero gradient that stop a run"
+        50, description="consecutive steps with an exactly zero gradient after which a run stops"
     )
     largest_latent: PositiveFloat = Field(
-        1e3, description="mean length of latents at which chains count as exploded"
+        1e3, description="mean length of latents above which chains count as exploded"
     )
 
 
 class ComputeConfig(Section):
     """Where and how the numbers are made; threads and chunks change bits, so they belong to the run."""
 
-    device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
+    device: str = Field("auto", description="where the model is trained: auto, cpu, cuda or cuda:N")
     num_threads: Annotated[int, Field(ge=1, le=1024, strict=True)] | None = Field(
-        None, description="of the CPU; None for all cores, then recorded"
+        None, description="CPU threads; None for all cores, and then their number is recorded"
     )
     chunk_size: PositiveInt | None = Field(
-        1024, description="most latents evaluated at once; bounds memory; None for no bound"
+        1024, description="latents evaluated at once, at most, which bounds memory; None for no bound"
     )
     precision: Literal["float32", "bfloat16-mixed", "auto"] = Field(
         "float32",
-        description="of the generator inside training's chains; auto takes bfloat16 where the CPU gains by it",
+        description="number format of the generator inside training's chains; auto takes bfloat16 where it is faster "
+        "on this CPU",
     )
 
 
@@ -94,10 +104,10 @@ class LearningConfig(Section):
     """How a model learns: chains, gradient, optimiser and how long. Of a run, and of `fit` for a model in memory."""
 
     seed: Annotated[int, Field(ge=0, strict=True)] = Field(
-        0, description="of weights, batches and every chain"
+        0, description="seed of the initial weights, the batches and every chain"
     )
     chain_stream: Annotated[int, Field(ge=0, strict=True)] = Field(
-        0, description="another number: other chains with the same weights, batches and seed (a placebo)"
+        0, description="another number gives other chains with the same weights, batches and seed (a placebo)"
     )
     prior_chains: PriorChainsConfig = PriorChainsConfig()
     posterior_chains: PosteriorChainsConfig = PosteriorChainsConfig()
@@ -193,7 +203,7 @@ class PluginFile(Section):
 class RunConfig(LearningConfig):
     """Everything that defines a run."""
 
-    preset: str = Field(description="what the settings began with")
+    preset: str = Field(description="preset that the settings start from")
     plugins: tuple[PluginFile, ...] = Field(
         (), description="files or folders that bring algorithms or networks of your own"
     )

@@ -33,14 +33,16 @@ class DataConfig(Section):
         None, description="a folder of images, or a .npy, .npz, idx or HDF5 file of your own"
     )
     range: tuple[Number, Number] | None = Field(
-        None, description="values of the images in `path` that are black and white; None to recognise them"
+        None, description="pixel values of black and white in `path`; None to recognise them"
     )
-    num_images: PositiveInt | None = Field(None, description="train on the first images only, this many")
+    num_images: PositiveInt | None = Field(
+        None, description="number of training images, the first ones; None for all"
+    )
     binarise: Literal["none", "threshold", "dynamic"] = Field(
-        "none", description="for a Bernoulli likelihood"
+        "none", description="how pixels are made 0 or 1, for a Bernoulli likelihood"
     )
     threshold: Annotated[Number, Field(gt=0, lt=1)] = Field(
-        0.5, description="of grey in [0, 1], for `threshold`"
+        0.5, description="grey level in [0, 1] above which a pixel is 1, for `threshold`"
     )
 
     @model_validator(mode="after")
@@ -57,12 +59,17 @@ class DataConfig(Section):
 class EnergyConfig(Section):
     """The energy network of the prior."""
 
-    kind: EnergyName = Field("dense", description="or FILE.py:CLASS, a torch.nn.Module in a plugin")
+    kind: EnergyName = Field(
+        "dense",
+        description="dense for fully connected layers, or FILE.py:CLASS, a torch.nn.Module in a plugin",
+    )
     options: dict[str, Any] = Field(
-        default_factory=dict, description="of a class in a plugin: CLASS(latent_dim, **options)"
+        default_factory=dict, description="options of a class in a plugin: CLASS(latent_dim, **options)"
     )
     hidden: Widths = Field((200, 200), description="widths of the hidden layers")
-    activation: Literal["gelu", "leaky_relu", "silu"] = Field("gelu", description="between the layers")
+    activation: Literal["gelu", "leaky_relu", "silu"] = Field(
+        "gelu", description="activation between the layers"
+    )
 
 
 class GeneratorConfig(Section):
@@ -70,24 +77,33 @@ class GeneratorConfig(Section):
 
     kind: GeneratorName = Field(
         "conv",
-        description="convolutions, layers of all pixels, or FILE.py:CLASS, a torch.nn.Module in a plugin",
+        description="conv for convolutions, dense for fully connected layers, or FILE.py:CLASS, a torch.nn.Module in a "
+        "plugin",
     )
     options: dict[str, Any] = Field(
-        default_factory=dict, description="of a class in a plugin: CLASS(latent_dim, image_shape, **options)"
+        default_factory=dict,
+        description="options of a class in a plugin: CLASS(latent_dim, image_shape, **options)",
     )
-    widths: Widths = Field((64, 32, 16), description="channels, or units, from the latents to the image")
+    widths: Widths = Field(
+        (64, 32, 16),
+        description="channels (conv) or units (dense) of each layer, from the latents to the image",
+    )
 
 
 class ModelConfig(Section):
     """The latent energy-based prior model."""
 
-    image_shape: tuple[Literal[1, 3], PositiveInt, PositiveInt] = Field(description="channels, height, width")
-    latent_dim: PositiveInt = Field(32, description="d, numbers that describe an image")
-    likelihood: Literal["gaussian", "bernoulli"] = Field(
-        "gaussian", description="of the pixels given the latents"
+    image_shape: tuple[Literal[1, 3], PositiveInt, PositiveInt] = Field(
+        description="channels, height and width"
     )
-    noise_std: PositiveFloat = Field(0.3, description="s, of pixels in [-1, 1]")
-    base_std: PositiveFloat = Field(1.0, description="s0")
+    latent_dim: PositiveInt = Field(32, description="d, latent numbers per image")
+    likelihood: Literal["gaussian", "bernoulli"] = Field(
+        "gaussian", description="distribution of the pixels given the latents"
+    )
+    noise_std: PositiveFloat = Field(
+        0.3, description="s, standard deviation of a Gaussian likelihood, for pixels in [-1, 1]"
+    )
+    base_std: PositiveFloat = Field(1.0, description="s0, standard deviation of the base distribution")
     energy: EnergyConfig = EnergyConfig()
     generator: GeneratorConfig = GeneratorConfig()
 
@@ -95,21 +111,26 @@ class ModelConfig(Section):
 class PriorChainsConfig(Section):
     """Chains on the prior, shared by all images of a batch."""
 
-    kernel: KernelName = Field("ula", description="Langevin steps without or with a Metropolis test")
-    num_steps: PositiveInt = Field(60, description="steps of a chain in each iteration")
-    step_size: PositiveFloat = Field(0.4, description="h")
-    start: PriorStart = Field(
-        "base", description="where chains begin; persistent ones go on where they stood"
+    kernel: KernelName = Field(
+        "ula", description="ula or mala: Langevin steps without or with a Metropolis test"
     )
-    num_chains: PositiveInt | None = Field(None, description="M0; None for one per posterior chain")
+    num_steps: PositiveInt = Field(60, description="steps of a chain per iteration")
+    step_size: PositiveFloat = Field(0.4, description="h, at which a kernel that adapts begins")
+    start: PriorStart = Field(
+        "base", description="where chains begin; persistent chains go on from where they stood"
+    )
+    num_chains: PositiveInt | None = Field(
+        None, description="M0, number of chains; None for one per posterior chain"
+    )
     num_updates: PositiveInt = Field(
-        1, description="steps of the energy for each of the generator, with the same posterior draws"
+        1, description="steps of the energy per step of the generator, with the same posterior draws"
     )
     num_rungs: PositiveInt = Field(
-        1, description="of exp(-t E) p0, t from 0 to 1, that swap states; 1 for the prior alone"
+        1, description="rungs of exp(-t E) p0, t from 0 to 1, that swap states; 1 for the prior alone"
     )
     num_sample_steps: PositiveInt | None = Field(
-        None, description="from a stored chain to a sample of a persistent prior; None for `num_steps`"
+        None,
+        description="steps from a stored chain to a sample, with persistent chains; None for `num_steps`",
     )
 
     @property
@@ -126,22 +147,24 @@ class PriorChainsConfig(Section):
 class PosteriorChainsConfig(Section):
     """Chains on the power posteriors of each image."""
 
-    kernel: KernelName = Field("ula", description="Langevin steps without or with a Metropolis test")
-    num_steps: PositiveInt = Field(20, description="steps of a chain in each iteration")
-    step_size: PositiveFloat = Field(0.1, description="h, where a kernel that adapts begins")
+    kernel: KernelName = Field(
+        "ula", description="ula or mala: Langevin steps without or with a Metropolis test"
+    )
+    num_steps: PositiveInt = Field(20, description="steps of a chain per iteration")
+    step_size: PositiveFloat = Field(0.1, description="h, at which a kernel that adapts begins")
     start: PosteriorStart = Field(
-        "base", description="where chains begin; persistent ones go on where they stood"
+        "base", description="where chains begin; persistent chains go on from where they stood"
     )
     num_start_steps: PositiveInt = Field(
         1, description="steps on each rung of the annealed start; temperatures of the smc start"
     )
     exchange: bool = Field(False, description="let neighbouring rungs swap states")
     adaptation_gain: Annotated[Number, Field(ge=0)] = Field(
-        0.05, description="by which step sizes that adapt follow the acceptance from iteration to iteration"
+        0.05, description="gain by which step sizes follow the acceptance from iteration to iteration"
     )
     image_gain: Annotated[Number, Field(ge=0)] = Field(
         0.5,
-        description="by which each image's factor on the step sizes follows its acceptance from visit to visit, "
+        description="gain by which each image's factor on the step sizes follows its acceptance from visit to visit, "
         "for persistent chains; 0 for one step size per rung",
     )
     precondition: Literal["none", "secant"] = Field(
@@ -175,27 +198,33 @@ class ScheduleConfig(Section):
     kind: ScheduleName = Field(
         "power", description="how the rungs are spaced; equal-length and equal-swap adapt"
     )
-    power: PositiveFloat = Field(3.0, description="p of (k/N)^p; where adapted schedules begin as well")
-    smallest: Annotated[Number, Field(gt=0, lt=1)] = Field(1e-3, description="first rung above 0, geometric")
-    steepness: PositiveFloat = Field(6.0, description="of the sigmoid")
+    power: PositiveFloat = Field(3.0, description="p of (k/N)^p, with which adapted schedules begin as well")
+    smallest: Annotated[Number, Field(gt=0, lt=1)] = Field(
+        1e-3, description="temperature of the first rung above 0, for geometric"
+    )
+    steepness: PositiveFloat = Field(6.0, description="steepness of the sigmoid")
     adapt_every: PositiveInt = Field(100, description="steps between updates of an adapted schedule")
 
 
 class GradientConfig(Section):
     """The estimator of the learning gradient."""
 
-    estimator: EstimatorName = Field("maximum-likelihood", description="of the generator's gradient")
-    prior_rule: PriorRuleName = Field("contrast", description="of the prior's gradient")
-    num_chains: PositiveInt = Field(
-        1, description="M, chains on each rung of an image; as few as the estimator needs"
+    estimator: EstimatorName = Field(
+        "maximum-likelihood", description="estimator of the generator's gradient"
     )
-    num_rungs: Annotated[int, Field(ge=2, strict=True)] = Field(11, description="K, both ends counted")
+    prior_rule: PriorRuleName = Field("contrast", description="estimator of the prior's gradient")
+    num_chains: PositiveInt = Field(
+        1, description="M, chains per rung and image; by default as few as the estimator needs"
+    )
+    num_rungs: Annotated[int, Field(ge=2, strict=True)] = Field(
+        11, description="K, rungs of the ladder with both ends"
+    )
     schedule: ScheduleConfig = ScheduleConfig()
     noise_multiplier: Annotated[Number, Field(ge=0)] = Field(
-        0.0, description="c of ĝ + c ε (ĝ_A - ĝ_B)/2: more variance, the same mean"
+        0.0, description="c of ĝ + c ε (ĝ_A - ĝ_B)/2, which has more variance and the same mean"
     )
     clean_second_moments: bool = Field(
-        False, description="Adam's second moments from the gradient without `noise_multiplier`"
+        False, description="take Adam's second moments from the gradient without `noise_multiplier`"
     )
 
     @model_validator(mode="before")

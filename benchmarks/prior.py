@@ -15,7 +15,7 @@ from typing import Any
 from thermograd.config.resolve import resolve
 from thermograd.evaluation.evaluate import evaluate_run
 from thermograd.evaluation.settings import EvaluationSettings
-from thermograd.runs.folder import read_metrics
+from thermograd.runs.metrics import read_metrics
 from thermograd.runs.run import load_run
 from thermograd.runs.train import train_run
 

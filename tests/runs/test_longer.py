@@ -12,7 +12,8 @@ from thermograd.config.schema import RunConfig, TrainingConfig
 from thermograd.errors import InputError
 from thermograd.evaluation.clock import train_measured
 from thermograd.evaluation.records import read_records
-from thermograd.runs.folder import read_config, read_metrics, read_status
+from thermograd.runs.folder import read_config, read_status
+from thermograd.runs.metrics import read_metrics
 from thermograd.runs.train import train_run
 from thermograd.training.trainer import Trainer
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from thermograd.config.schema import RunConfig
 from thermograd.errors import InputError, RunError
@@ -19,7 +20,8 @@ from thermograd.files import LOCK, birth, hold, host_name
 from thermograd.runs import checkpoint as checkpoint_module
 from thermograd.runs import train as train_module
 from thermograd.runs.checkpoint import list_checkpoints
-from thermograd.runs.folder import read_metrics, read_status
+from thermograd.runs.folder import read_status
+from thermograd.runs.metrics import read_metrics
 from thermograd.runs.opening import open_run
 from thermograd.runs.train import train_run
 
@@ -313,13 +315,33 @@ def test_a_disk_that_is_full_inside_a_checkpoint_is_told(
     from safetensors import SafetensorError
 
     def refuse(*arguments: Any) -> None:
-        raise SafetensorError(
-            'IoError(Os { code: 28, kind: StorageFull, message: "No space left on device" })'
-        )
+        raise SafetensorError("words that differ from version to version")
+
+    write = Path.write_bytes
+
+    def full(file: Path, content: bytes) -> int:
+        if file.suffix == ".safetensors":
+            raise OSError(errno.ENOSPC, "No space", str(file))
+        return write(file, content)
 
     monkeypatch.setattr(checkpoint_module, "save_file", refuse)
+    monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(RunError, match=r"the disk is full: make room and start again .*model\.safetensors"):
         train_run(tiny_config(OFTEN), tmp_path / "run")
+
+
+def test_an_error_of_the_file_system_is_told_by_its_own_name(tmp_path: Path):
+    """Of the very library that writes tensors: here a limit on the size of files."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, hard))
+    try:
+        with pytest.raises(OSError) as found:
+            checkpoint_module.save_checkpoint(tmp_path, 1, {"model": {"weight": torch.zeros(2**16)}}, {}, 1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert found.value.errno == errno.EFBIG
 
 
 # --- a power cut ---

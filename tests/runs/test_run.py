@@ -23,7 +23,7 @@ from thermograd.evaluation.records import read_records
 from thermograd.evaluation.settings import EvaluationSettings
 from thermograd.machine import resolve_device
 from thermograd.runs.checkpoint import list_checkpoints, load_checkpoint
-from thermograd.runs.folder import read_metrics
+from thermograd.runs.metrics import read_metrics
 from thermograd.runs.run import load_run
 from thermograd.runs.train import train_run
 from thermograd.samplers.prior import PriorSource

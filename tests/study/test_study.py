@@ -763,7 +763,10 @@ def start_study(file: Path, out: Path, *words: str) -> subprocess.Popen[str]:
 @pytest.mark.slow
 def test_a_run_that_fails_for_good_is_reported_and_the_others_go_on(tiny_study: MakeStudy, tmp_path: Path):
     study = tiny_study(seeds=1)
-    study["arms"] = {"bad": {"training.largest_latent": 1e-6}, "good": {"ready": "vanilla"}}
+    study["arms"] = {
+        "bad": {"training.largest_latent": 1e-6, "chain_stream": 1},
+        "good": {"ready": "vanilla"},
+    }
     (tmp_path / "study.yaml").write_text(json.dumps(study))
     out = tmp_path / "study"
     with start_study(tmp_path / "study.yaml", out, "--workers", "2", "--json") as process:

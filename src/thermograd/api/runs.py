@@ -22,7 +22,7 @@ from thermograd.evaluation.variance import VarianceSettings, variance_of_run
 from thermograd.evidence import Evidence
 from thermograd.progress import shown
 from thermograd.runs import run as runs
-from thermograd.runs.folder import read_metrics
+from thermograd.runs.metrics import read_metrics
 from thermograd.runs.train import OnStep, train_run
 from thermograd.sharing import push, save_pretrained
 from thermograd.training.builder import batch_images

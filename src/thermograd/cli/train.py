@@ -140,7 +140,7 @@ def _train(
     from thermograd.evaluation.clock import train_measured
     from thermograd.evaluation.records import measured_steps
     from thermograd.machine import peak_memory, resolve_device
-    from thermograd.runs.folder import read_metrics
+    from thermograd.runs.metrics import read_metrics
     from thermograd.runs.train import train_run
 
     with _showing(as_json) as say, _stop_signal() as stopped:

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from thermograd.errors import InputError
-from thermograd.files import append_line, read_text
+from thermograd.files import append_line, parse_json, read_text
 
 if TYPE_CHECKING:
     from thermograd.data import ImageDataset
@@ -54,7 +54,7 @@ class Record:
     @property
     def key(self) -> str:
         """Return all but what was found; a later record of the same key replaces an earlier one."""
-        return json.dumps({**vars(self), "values": None}, sort_keys=True)
+        return json.dumps({**vars(self), "values": None})
 
 
 def record_of(
@@ -107,17 +107,14 @@ def read_records(folder: Path, kind: Kind | None = None, source: Source | None =
     file = folder / FILE
     found: dict[str, Record] = {}
     torn = []
-    text = read_text(file, "measurements") if file.exists() else ""
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line:
-            continue
+    for number, line in _lines(file):
         try:
-            values = json.loads(line)
-        except (ValueError, RecursionError):
+            values = parse_json(line)
+        except ValueError:
             torn.append(number)
             continue
         if not _is_record(values):
-            raise InputError(f"`measurements` {file}, line {number}, is not a measurement of this version.")
+            raise _foreign(file, number)
         record = Record(**values)
         found[record.key] = record
     if torn:
@@ -128,21 +125,52 @@ def read_records(folder: Path, kind: Kind | None = None, source: Source | None =
     ]
 
 
+def _lines(file: Path) -> Iterator[tuple[int, str]]:
+    """Yield the lines of a file with their numbers, none where it is missing."""
+    text = read_text(file, "measurements") if file.exists() else ""
+    yield from ((number, line) for number, line in enumerate(text.splitlines(), 1) if line)
+
+
+_TYPES: dict[str, type] = {field.name: str for field in fields(Record)}
+_TYPES |= {"step": int, "epoch": int, "seed": int, "settings": dict, "values": dict}
+
+
 def _is_record(values: Any) -> bool:
-    types: dict[str, type] = {name: str for name in (field.name for field in fields(Record))}
-    types |= {"step": int, "epoch": int, "seed": int, "settings": dict, "values": dict}
     return (
         isinstance(values, dict)
-        and set(values) == set(types)
-        and all(isinstance(values[name], kind) for name, kind in types.items())
+        and values.keys() == _TYPES.keys()
+        and all(isinstance(values[name], kind) for name, kind in _TYPES.items())
     )
 
 
+def _foreign(file: Path, number: int) -> InputError:
+    return InputError(f"`measurements` {file}, line {number}, is not a measurement of this version.")
+
+
+_HEAD_ENDS = ', "settings": '
+"""Before it a line says what was measured; JSON has a backslash before each quote inside of a text."""
+
+
 def measured_steps(folder: Path) -> set[int]:
-    """Return the steps at which a run's own clock has measured all: both kinds on both splits."""
+    """Return the steps at which a run's own clock has measured all: both kinds on both splits.
+
+    Of each line no more is read than its head, so that thousands of runs can be asked.
+
+    Raises:
+        InputError: a line that is whole and is no measurement.
+    """
     found: dict[int, set[tuple[str, str]]] = {}
-    for record in read_records(folder, source="clock"):
-        found.setdefault(record.step, set()).add((record.kind, record.split))
+    for number, line in _lines(folder / FILE):
+        head, ends, _ = line.partition(_HEAD_ENDS)
+        if not line.endswith("}"):
+            continue  # torn
+        try:
+            record = parse_json(head + "}" if ends else line)
+            source, step, what = record["source"], record["step"], (record["kind"], record["split"])
+        except (ValueError, KeyError, TypeError):
+            raise _foreign(folder / FILE, number) from None
+        if source == "clock":
+            found.setdefault(step, set()).add(what)
     whole = {(kind, split) for kind in ("variance", "evaluation") for split in ("train", "test")}
     return {step for step, kinds in found.items() if whole <= kinds}
 

@@ -10,7 +10,7 @@
 
 from thermograd.files.caches import cache_folder
 from thermograd.files.locks import LOCK, birth, hold, host_name, is_running, this_process
-from thermograd.files.reading import parse_yaml, read_json, read_json_lines, read_text, read_yaml
+from thermograd.files.reading import parse_json, parse_yaml, read_json, read_json_lines, read_text, read_yaml
 from thermograd.files.writing import (
     append_line,
     begun_writing,
@@ -36,6 +36,7 @@ __all__ = [
     "is_running",
     "make_folder",
     "make_readable",
+    "parse_json",
     "parse_yaml",
     "read_json",
     "read_json_lines",

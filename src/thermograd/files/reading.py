@@ -5,13 +5,13 @@ text and 1e-4 is a number; keys are always text. Merge keys stay. A key given tw
 is too large, too deep, or would grow too large through its aliases.
 """
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic_core import from_json
 
 from thermograd.errors import InputError
 
@@ -189,6 +189,15 @@ for _tag, _pattern, _first in (
 # --- JSON ---
 
 
+def parse_json(text: str | bytes) -> Any:
+    """Return what JSON in UTF-8 holds.
+
+    Raises:
+        ValueError: it is not JSON, is nested deeper than 200 levels, or has a number of more than 4,300 digits.
+    """
+    return from_json(text)
+
+
 def read_json(file: Path, name: str) -> Any:
     """Read a JSON file.
 
@@ -197,9 +206,7 @@ def read_json(file: Path, name: str) -> Any:
     """
     text = read_text(file, name)
     try:
-        return json.loads(text)
-    except RecursionError:
-        raise InputError(f"`{name}` {file} is damaged: it is nested too deeply.") from None
+        return parse_json(text)
     except ValueError as error:
         raise InputError(f"`{name}` {file} is damaged: it is not JSON ({error}).") from None
 
@@ -216,8 +223,8 @@ def read_json_lines(file: Path) -> Iterator[dict[str, Any]]:
         with file.open("rb") as stream:
             while line := stream.readline(MAX_LINE_BYTES):
                 try:
-                    record = json.loads(line)
-                except (ValueError, RecursionError):
+                    record = parse_json(line)
+                except ValueError:
                     continue
                 if isinstance(record, dict):
                     yield record

@@ -86,29 +86,31 @@ def collect(path: Path) -> ReportData:
     from thermograd.study.results import MALFORMED, read_run, table_of
 
     source = open_source(path)
-    places = zip(source.runs, source.folders, strict=True)
-    files = [read_run(source.name, run, folder) for run, folder in places]
-    table = table_of(files)
-    if table.empty:
-        raise InputError(f"`study` {path} has no measured checkpoint yet; see thermograd study status {path}")
+    table: list[dict[str, Any]] = []
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in TABLES}
     newest: dict[str, dict[str, Any]] = {}
-    for each in files:
-        newest[each.run.identity] = next(iter(rows.trained(each)[::-1]), {})
+    pictures: dict[str, list[Picture]] = {}
+    for run, folder in zip(source.runs, source.folders, strict=True):
+        each = read_run(source.name, run, folder)  # the files of one run at a time
+        table += each.rows
+        newest[run.identity] = next(iter(rows.trained(each)[::-1]), {})
         try:
             mine = {name: list(rows_of(each)) for name, (rows_of, _) in TABLES.items()}
         except MALFORMED as error:
-            warnings.warn(f"{each.run.arm}, seed {each.run.seed} is damaged: {failure(error)}.", stacklevel=2)
+            warnings.warn(f"{run.arm}, seed {run.seed} is damaged: {failure(error)}.", stacklevel=2)
             continue
         for name, own in mine.items():
             found[name] += own
+        pictures[run.arm] = pictures.get(run.arm) or _pictures(each, folder)
+    if not table:
+        raise InputError(f"`study` {path} has no measured checkpoint yet; see thermograd study status {path}")
     frames = {name: pd.DataFrame(found[name], columns=columns) for name, (_, columns) in TABLES.items()}
     states = source.states(newest)
     return ReportData(
         source=source,
-        table=rows.with_bias(table, frames["variances"]),
+        table=rows.with_bias(table_of(table), frames["variances"]),
         **frames,
-        pictures=tuple(_pictures(source, files)),
+        pictures=tuple(picture for of_arm in pictures.values() for picture in of_arm),
         arms={run.arm: ArmKind(run.ready, run.cell) for run in source.runs},
         settings=tuple(_settings(source)),
         arm_settings=_arm_settings(source),
@@ -128,17 +130,11 @@ def _unfinished_line(state: Mapping[str, Any]) -> str:
 # --- pictures and settings ---
 
 
-def _pictures(source: Source, files: list["RunFiles"]) -> Iterator[Picture]:
-    """Yield the sample grids of each arm's first seed that has any, at the steps that its clock measured."""
-    drawn: set[str] = set()
-    for each, folder in zip(files, source.folders, strict=True):
-        arm = each.run.arm
-        steps = {record.checkpoint: record.step for record in each.records if record.source == "clock"}
-        found = {folder / "samples" / f"samples_{name}.png": step for name, step in steps.items()}
-        found = {file: step for file, step in found.items() if arm not in drawn and file.is_file()}
-        for file, step in sorted(found.items(), key=lambda item: item[1]):
-            drawn.add(arm)
-            yield Picture(arm, each.run.seed, step, file)
+def _pictures(files: "RunFiles", folder: Path) -> list[Picture]:
+    """Return the sample grids of a run, at the steps that its clock measured."""
+    steps = {record.step: record.checkpoint for record in files.records if record.source == "clock"}
+    found = [(step, folder / "samples" / f"samples_{name}.png") for step, name in sorted(steps.items())]
+    return [Picture(files.run.arm, files.run.seed, step, file) for step, file in found if file.is_file()]
 
 
 def _settings(source: Source) -> Iterator[tuple[str, str]]:

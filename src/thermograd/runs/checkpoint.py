@@ -5,10 +5,7 @@ where weights are averaged), `state.json` with the sha256 of each, and `metrics.
 run reached. `last` is a link that always points at a whole one.
 """
 
-import errno
 import json
-import os
-import re
 import shutil
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -16,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 from torch import Tensor
 
 from thermograd.errors import InputError
@@ -63,12 +60,11 @@ def save_checkpoint(
     hashes = {}
     for part, tensors in parts.items():
         file = aside / f"{part}.safetensors"
+        copies = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         try:
-            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, file)
-        except SafetensorError as error:
-            # The number of the operating system's error is in the text alone.
-            code = int(found[1]) if (found := re.search(r"code: (\d+)", str(error))) else errno.EIO
-            raise OSError(code, os.strerror(code), str(file)) from error
+            save_file(copies, file)
+        except SafetensorError:
+            file.write_bytes(save(copies))  # tells why by the error of the system, as the library does not
         make_readable(file)
         sync(file)
         hashes[file.name] = sha256(file)

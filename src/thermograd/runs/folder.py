@@ -21,7 +21,6 @@ from thermograd.files import (
     begun_writing,
     is_running,
     read_json,
-    read_json_lines,
     read_yaml,
     remove_leftovers,
     sync,
@@ -29,7 +28,6 @@ from thermograd.files import (
     write_atomically,
 )
 from thermograd.machine import environment, resolve_device
-from thermograd.runs.metrics import is_record
 from thermograd.version import __version__
 
 if TYPE_CHECKING:
@@ -62,16 +60,6 @@ def _read_values(folder: Path) -> dict[str, Any]:
     if not (folder / "config.yaml").is_file():
         raise InputError(f"`run` {folder} is not a run folder: it has no config.yaml.")
     return read_yaml(folder / "config.yaml", "run")
-
-
-def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """Read metrics.jsonl: one record for each step and kind, the last written wins; damaged lines are left out."""
-    records = {
-        (record["kind"], record["step"]): record
-        for record in read_json_lines(folder / "metrics.jsonl")
-        if is_record(record)
-    }
-    return sorted(records.values(), key=lambda record: record["step"])
 
 
 def write_status(folder: Path, state: str, step: int, num_steps: int, cause: str | None = None) -> None:

@@ -23,6 +23,16 @@ class Extent(TypedDict):
     sha256: str
 
 
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """Read metrics.jsonl: one record for each step and kind, the last written wins; damaged lines are left out."""
+    records = {
+        (record["kind"], record["step"]): record
+        for record in read_json_lines(folder / "metrics.jsonl")
+        if is_record(record)
+    }
+    return sorted(records.values(), key=lambda record: record["step"])
+
+
 class MetricsFile:
     """metrics.jsonl, open for its one writer."""
 

@@ -22,11 +22,10 @@ from thermograd.runs.checkpoint import list_checkpoints, load_last, save_checkpo
 from thermograd.runs.folder import (
     claim_folder,
     read_environment,
-    read_metrics,
     write_model_card,
     write_status,
 )
-from thermograd.runs.metrics import Extent, MetricsFile
+from thermograd.runs.metrics import Extent, MetricsFile, read_metrics
 from thermograd.runs.opening import open_run
 from thermograd.runs.pictures import image_grid, pairs_grid, save_curves, save_png
 from thermograd.runs.run import check_same, restore, use_threads

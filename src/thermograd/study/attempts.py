@@ -73,14 +73,32 @@ def seconds_still(file: Path) -> float:
 
 def read_attempts(folder: Path) -> list[Attempt]:
     """Return the attempts of a run, oldest first."""
-    attempts = []
-    for file in sorted(folder.glob("[0-9]*.json")):
-        try:
-            facts = read_json(file, "attempt")
-        except InputError:
-            facts = {}  # claimed this moment, or by a process that died then: its heartbeat tells
-        attempts.append(Attempt(file, int(file.stem), facts if isinstance(facts, dict) else {}))
-    return attempts
+    return [read_attempt(folder, number) for number in attempt_numbers(folder)]
+
+
+def attempt_numbers(folder: Path) -> list[int]:
+    """Return the numbers of the attempts at a run, oldest first, from one list of names."""
+    try:
+        names = [name.partition(".") for name in os.listdir(folder)]
+    except OSError:
+        return []
+    return sorted(
+        int(stem) for stem, _, kind in names if kind == "json" and stem.isascii() and stem.isdigit()
+    )
+
+
+def read_attempt(folder: Path, number: int) -> Attempt:
+    """Return an attempt at a run."""
+    file = _file(folder, number)
+    try:
+        facts = read_json(file, "attempt")
+    except InputError:
+        facts = {}  # claimed this moment, or by a process that died then: its heartbeat tells
+    return Attempt(file, number, facts if isinstance(facts, dict) else {})
+
+
+def _file(folder: Path, number: int) -> Path:
+    return folder / f"{number:04d}.json"
 
 
 class Claim:
@@ -103,7 +121,7 @@ class Claim:
                 continue
 
     def _was_taken_over(self) -> bool:
-        return any(int(file.stem) > int(self.file.stem) for file in self.file.parent.glob("[0-9]*.json"))
+        return max(attempt_numbers(self.file.parent), default=0) > int(self.file.stem)
 
     def end(self, state: str, cause: str | None = None) -> None:
         """Write how it ended."""
@@ -123,7 +141,7 @@ def claim(folder: Path) -> Claim | None:
         os.kill(attempts[-1].facts["pid"], signal.SIGKILL)  # it stands still here, and could wake up later
     number = attempts[-1].number + 1 if attempts else 1
     facts = {**this_process(), "worker": os.getppid(), "started": time.time()}
-    file = folder / f"{number:04d}.json"
+    file = _file(folder, number)
     aside = folder / f".claiming_{secrets.token_hex(8)}"
     aside.write_text(json.dumps(facts))
     try:

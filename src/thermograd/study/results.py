@@ -4,8 +4,9 @@ A row is one measurement of one checkpoint of one run; its key is (run, step, sp
 Rows are made of what the runs' own clock measured; what a command measured beside it stays in the run folders.
 """
 
+import math
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,15 +47,6 @@ class RunFiles:
     damage: str | None = None
 
 
-def read_runs(folder: StudyFolder) -> list[RunFiles]:
-    """Read what every run of a study has written, in the order of the study file.
-
-    Warns:
-        UserWarning: a run whose files are damaged; the others are read all the same.
-    """
-    return [read_run(folder.study.name, run, folder.run_folder(run.identity)) for run in folder.runs]
-
-
 MALFORMED = (InputError, KeyError, TypeError, ValueError, AttributeError, IndexError)
 """What a file of the right form raises that does not hold what its writer would have written."""
 
@@ -65,7 +57,7 @@ def read_run(study: str, run: StudyRun, path: Path) -> RunFiles:
     Warns:
         UserWarning: its files are damaged.
     """
-    from thermograd.runs.folder import read_metrics
+    from thermograd.runs.metrics import read_metrics
 
     try:
         metrics, records = read_metrics(path), read_records(path)
@@ -90,18 +82,24 @@ def load_study(path: Path | str) -> "pd.DataFrame":
 
 def _table(folder: StudyFolder) -> "pd.DataFrame":
     """Return the table of a study, with the files of one run in memory at a time."""
-    return table_of(read_run(folder.study.name, run, folder.run_folder(run.identity)) for run in folder.runs)
+    places = ((run, folder.run_folder(run.identity)) for run in folder.runs)
+    return table_of([row for run, path in places for row in read_run(folder.study.name, run, path).rows])
 
 
-def table_of(runs: Iterable[RunFiles]) -> "pd.DataFrame":
-    """Return the table of a study from what its runs have written."""
+def table_of(rows: Sequence[Mapping[str, Any]]) -> "pd.DataFrame":
+    """Return the table of a study from the rows of its runs."""
     import pandas as pd
 
-    rows = [row for files in runs for row in files.rows]
     # A study that has measured nothing yet still has the columns that say what its rows will be.
-    return (
-        pd.DataFrame(rows) if rows else pd.DataFrame(columns=["study", "run", "arm", "seed", "step", "split"])
+    names = dict.fromkeys(name for row in rows for name in row) or (
+        "study",
+        "run",
+        "arm",
+        "seed",
+        "step",
+        "split",
     )
+    return pd.DataFrame({name: [row.get(name, math.nan) for row in rows] for name in names})
 
 
 def write_tables(path: Path) -> list[Path]:

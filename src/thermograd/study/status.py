@@ -1,6 +1,5 @@
 """Where the runs of a study stand, as their own folders say."""
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,16 +7,19 @@ from typing import Any
 
 from thermograd.errors import InputError
 from thermograd.evaluation.records import measured_steps, read_records
-from thermograd.files import read_json
+from thermograd.files import parse_json, read_json
 from thermograd.progress import tell
-from thermograd.study.attempts import Attempt, read_attempts
+from thermograd.study.attempts import Attempt, attempt_numbers, read_attempt
 from thermograd.study.folder import StudyFolder
 from thermograd.study.run import StudyRun
 
 
 def is_done(folder: Path) -> bool:
     """Return whether a run is trained to its end and was measured there, as its own folder says."""
-    status = read_status(folder)
+    return _is_done(folder, read_status(folder))
+
+
+def _is_done(folder: Path, status: Mapping[str, Any]) -> bool:
     return status.get("state") == "done" and status.get("num_steps", 0) in measured_steps(folder)
 
 
@@ -49,33 +51,16 @@ def study_status(
 
     Args:
         folder: the study.
-        newest: the last training record of each run by its identity, for those who have read them; None to read them.
+        newest: the last training record of each run by its identity, for those who have read them; None to read them
+            where they are needed.
     """
+    paths = {run.identity: folder.run_folder(run.identity) for run in folder.runs}
+    rows = [_row(run, paths[run.identity], folder.attempts_folder(run.identity)) for run in folder.runs]
     if newest is None:
-        newest = {run.identity: _newest(folder.run_folder(run.identity)) for run in folder.runs}
-    rows = []
-    for run in folder.runs:
-        attempts = read_attempts(folder.attempts_folder(run.identity))
-        last = attempts[-1] if attempts else None
-        status = read_status(folder.run_folder(run.identity))
-        try:
-            state, damage = _state(folder, run, last), None
-        except InputError as error:
-            state, damage = "damaged", str(error)
-        step = run.num_steps if state == "done" else newest[run.identity].get("step", 0)
-        rows.append(
-            {
-                "arm": run.arm,
-                "seed": run.seed,
-                "identity": run.identity,
-                "state": state,
-                "step": step,
-                "num_steps": run.num_steps,
-                "attempts": len(attempts),
-                "cause": last.facts.get("cause") if last is not None and state == "failed" else damage,
-                "updated": status.get("updated"),
-            }
-        )
+        unfinished = any(row["state"] != "done" for row in rows)
+        newest = {identity: _newest(path) if unfinished else {} for identity, path in paths.items()}
+    for row in rows:
+        row["step"] = row["num_steps"] if row["state"] == "done" else newest[row["identity"]].get("step", 0)
     counts = {state: sum(row["state"] == state for row in rows) for state in STATES}
     return {
         "study": folder.study.name,
@@ -88,11 +73,31 @@ def study_status(
 STATES = ("waiting", "running", "interrupted", "failed", "damaged", "done")
 
 
-def _state(folder: StudyFolder, run: StudyRun, last: Attempt | None) -> str:
-    if is_done(folder.run_folder(run.identity)):
-        return "done"
-    if last is None:
-        return "waiting"
+def _row(run: StudyRun, path: Path, attempts: Path) -> dict[str, Any]:
+    """Return where a run stands; of one that is done no attempt is read."""
+    status, numbers, cause = read_status(path), attempt_numbers(attempts), None
+    try:
+        state = "done" if _is_done(path, status) else "waiting"
+    except InputError as error:
+        state, cause = "damaged", str(error)
+    if state == "waiting" and numbers:
+        last = read_attempt(attempts, numbers[-1])
+        state = _state(last)
+        cause = last.facts.get("cause") if state == "failed" else None
+    return {
+        "arm": run.arm,
+        "seed": run.seed,
+        "identity": run.identity,
+        "state": state,
+        "step": 0,
+        "num_steps": run.num_steps,
+        "attempts": len(numbers),
+        "cause": cause,
+        "updated": status.get("updated"),
+    }
+
+
+def _state(last: Attempt) -> str:
     if last.is_alive() and last.beat_lately():
         return "running"
     return "failed" if last.ended == "failed" else "interrupted"
@@ -113,10 +118,10 @@ def _newest(folder: Path) -> dict[str, Any]:
         return {}
     for line in reversed(lines):
         try:
-            record = json.loads(line)
+            record = parse_json(line)
             if record["kind"] == "train" and record["step"] > 0 and record["seconds"] > 0:
                 return record
-        except (ValueError, TypeError, KeyError, RecursionError):
+        except (ValueError, TypeError, KeyError):
             continue  # being written this moment, or damaged
     return {}
 
@@ -125,6 +130,9 @@ def _seconds_left(
     folder: StudyFolder, rows: Sequence[Mapping[str, Any]], newest: Mapping[str, Mapping[str, Any]]
 ) -> float | None:
     """Return what the remaining steps and breaks take at the pace of each arm so far, over the runs at work."""
+    ended = ("done", "failed", "damaged")
+    if all(row["state"] in ended for row in rows):
+        return None
     steps, breaks = _Paces(), _Paces()
     for row in rows:
         if record := newest[row["identity"]]:
@@ -136,16 +144,23 @@ def _seconds_left(
         return None
     left = 0.0
     for row in rows:
-        if row["state"] in ("done", "failed", "damaged"):
+        if row["state"] in ended:
             continue
         run = folder.run(row["identity"])
         epochs = run.config["training"]["num_epochs"]
         clock = folder.study.measure.steps(epochs, run.num_steps // epochs)
-        num_breaks = sum(step not in measured_steps(folder.run_folder(run.identity)) for step in clock)
+        num_breaks = len(set(clock) - _measured(folder.run_folder(run.identity)))
         left += (row["num_steps"] - row["step"]) * steps.mean(row["arm"]) + num_breaks * breaks.mean(
             row["arm"]
         )
     return left / max(1, sum(row["state"] == "running" for row in rows))
+
+
+def _measured(folder: Path) -> set[int]:
+    try:
+        return measured_steps(folder)
+    except InputError:
+        return set()
 
 
 FEW = 3

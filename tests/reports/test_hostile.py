@@ -3,6 +3,7 @@
 import csv
 import html
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -191,7 +192,7 @@ def test_one_damaged_run_is_told_and_the_others_go_on(
     (row,) = [row for row in status["runs"] if row["identity"] == bad.identity]
     assert (row["state"] == "damaged") == is_seen_by_status
     assert status["counts"]["done"] == len(NAMES) - is_seen_by_status
-    with pytest.warns(UserWarning, match=rf"{bad.identity}\) is damaged: .*"):
+    with pytest.warns(UserWarning, match=rf"{re.escape(bad.folder)}\) is damaged: .*"):
         table = load_study(path)
     assert set(table["arm"]) == set(NAMES) - {bad.arm}
     assert query_study(path, "SELECT count(DISTINCT run) AS n FROM results")["n"][0] == len(NAMES) - 1

@@ -21,7 +21,7 @@ class InputError(ValueError):
 
 
 class RunError(RuntimeError):
-    """Work that was well specified failed while running. The command line exits with 1.
+    """Valid work failed while it ran. The command line exits with 1.
 
     Example:
         >>> issubclass(tg.RunError, RuntimeError)
@@ -31,10 +31,10 @@ class RunError(RuntimeError):
 
 @dataclass(frozen=True)
 class Caution:
-    """A reason to doubt a number. Programs decide by its kind, never by its text, which may be reworded.
+    """A reason to doubt a number. Code decides by its kind, never by its text, which may be reworded.
 
     Attributes:
-        kind: a short name of the reason, as "r-hat".
+        kind: a short name of the reason, such as "r-hat".
         text: one line for people, with figures and what to do.
 
     Example:

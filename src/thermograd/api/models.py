@@ -33,7 +33,7 @@ def estimate_evidence(
         model: any `LatentModel`.
         x: images (B, *image_shape), as the likelihood takes them.
         generator: source of all randomness; None for a seeded one.
-        short_run_prior: say that the prior was trained by short chains, which do not sample exp(-E) p0 / Z_a.
+        short_run_prior: warn that the prior was trained by short chains, which do not sample exp(-E) p0 / Z_a.
         settings: method and cost, as `thermograd settings evidence` lists them: `method="smc"`,
             `num_evaluations=16_000`.
 
@@ -114,7 +114,7 @@ def ladder_gradient(
     prior_rule: str = "contrast",
     chunk_size: int | None = 1024,
 ) -> dict[str, Tensor]:
-    """Return an estimate of the gradient of the batch's mean log p(x) from the draws of a ladder.
+    """Estimate the gradient of the batch's mean log p(x) from the draws of a ladder.
 
     Args:
         model: the model whose parameters are differentiated.
@@ -125,7 +125,7 @@ def ladder_gradient(
         chunk_size: the most latents in one backward pass; it bounds memory.
 
     Returns:
-        For each parameter's name its gradient, in nats per image: the direction in which log p(x) rises.
+        The gradient of each parameter by its name, in nats per image; log p(x) rises along it.
 
     Raises:
         InputError: an unknown rule, or a ladder that it cannot read.
@@ -143,7 +143,7 @@ def ladder_gradient(
 def ladder_weights(
     ladder: Ladder, estimator: str = "maximum-likelihood", prior_rule: str = "contrast"
 ) -> Weights:
-    """Return the weights that an estimator and a prior rule give the draws of a ladder.
+    """Return the weights that an estimator and a prior rule give to the draws of a ladder.
 
     Args:
         ladder: draws.

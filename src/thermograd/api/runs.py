@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 def load_config(preset: str, file: Path | str | None = None, **overrides: Any) -> RunConfig:
-    """Resolve a run: a preset, then a YAML file, then overrides.
+    """Build the config of a run from a preset, a YAML file and overrides, in this order.
 
     Args:
         preset: a name that `thermograd presets` lists.
@@ -57,7 +57,7 @@ def load_dataset(name: str | Path, split: str = "train", num_images: int | None 
     Args:
         name: one of `thermograd data list`, or a folder of images, or a .npy, .npz, idx or HDF5 file.
         split: "train" or "test".
-        num_images: the first of them; None for all.
+        num_images: how many, the first ones; None for all.
 
     Raises:
         InputError: an unknown name, or a path that holds no images.
@@ -74,13 +74,13 @@ def load_dataset(name: str | Path, split: str = "train", num_images: int | None 
 
 
 class Run(runs.Run):
-    """A run that was trained: its folder, config and model, and all that can be asked of it.
+    """A trained run: its folder, config and model, with methods to sample and measure it.
 
     Attributes:
         folder: the run folder.
-        config: as resolved.
-        model: with the weights of the checkpoint, averaged ones where the run keeps them.
-        checkpoint: what was loaded.
+        config: the resolved config.
+        model: the model with the weights of the checkpoint, averaged ones if the run keeps them.
+        checkpoint: the checkpoint that was loaded.
 
     Example:
         >>> run = tg.train("digits", "runs/example", training={"num_epochs": 1})
@@ -117,7 +117,7 @@ class Run(runs.Run):
         return evaluate_run(self, settings_of.validate(EvaluationSettings, settings))
 
     def evidence(self, split: str = "test", num_images: int = 100, **settings: Any) -> Evidence:
-        """Estimate log p(x) of the first images of a split, each with its error; `settings` as `estimate_evidence`."""
+        """Estimate log p(x) of the first images of a split, with errors; `settings` as in `estimate_evidence`."""
         x, short = self.images(split, num_images), self.config.prior_chains.is_short_run
         return estimate_evidence(self.model, x, short_run_prior=short, **settings)
 
@@ -188,15 +188,15 @@ def train(
     should_stop: Callable[[], bool] = lambda: False,
     **overrides: Any,
 ) -> Run:
-    """Train a run in a folder, or go on with it where it stopped.
+    """Train a run in a folder, or continue it where it stopped.
 
-    It is measured on the way and at its end, as its settings `measure` say.
+    It is measured during training and at the end, as its settings `measure` say.
 
     Args:
         config: a config, or the name of a preset.
         out: the run folder, made where it is missing; None for runs/PRESET-TRAJECTORY.
         overwrite: remove the run that the folder holds, once config and data are known to be good.
-        measured: whether to measure it; `thermograd measure` does it later.
+        measured: measure the run; if not, `thermograd measure` can do it later.
         show_progress: on standard error; None to show it where that is a terminal or a notebook.
         on_step: called after each step with the steps done, the steps in all and the record.
         on_message: called with a sentence for the user.

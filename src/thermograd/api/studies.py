@@ -21,7 +21,7 @@ def validate_installation(**settings: Any) -> Validation:
     """Check every kernel, evidence method and estimator against exact values, on this machine.
 
     Args:
-        settings: size of the closed-form model and of what is drawn, as `thermograd validate` takes them.
+        settings: size of the closed-form model and number of draws, as `thermograd validate` takes them.
 
     Returns:
         Tables of bias, chance and error, and the checks that failed.
@@ -46,13 +46,13 @@ def run_study(
     show_progress: bool | None = None,
     on_event: Callable[[str], None] = lambda line: None,
 ) -> "pd.DataFrame":
-    """Bring every run of a study file to its end on this machine, and return the table.
+    """Run every run of a study file on this machine, and return the table.
 
     Args:
         file: a study file, or the name of a ready one.
         out: the study folder; None for studies/NAME.
-        num_workers: processes; None for as many as the cores have room for.
-        max_attempts: times that a run may fail of itself.
+        num_workers: number of processes; None for as many as the cores allow.
+        max_attempts: how often a run may fail before it is given up.
         show_progress: on standard error; None to show it where that is a terminal or a notebook.
         on_event: called with a line for the user.
 

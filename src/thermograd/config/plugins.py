@@ -97,12 +97,12 @@ _loaded: dict[str, Plugin] = {}
 def register(
     thing: Thing, *, role: Literal["generator", "energy"] | None = None, replace: bool = False
 ) -> Thing:
-    """Make an algorithm or a network known by its name to configs, commands, probes, studies and `validate`.
+    """Register an algorithm or a network under its name, for configs, commands, probes, studies and `validate`.
 
     Args:
         thing: an `Estimator`, `PriorRule` or `Schedule`, a class derived from `Kernel`, or a `torch.nn.Module` class.
         role: of a network: "generator" or "energy". Its name is that of the class.
-        replace: take the place of what Python code registered under this name before, as a notebook does.
+        replace: replace what Python code registered under this name before, e.g. in a notebook.
 
     Returns:
         The thing, so that `register` may decorate a class.

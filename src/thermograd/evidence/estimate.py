@@ -31,7 +31,7 @@ def estimate_evidence(
         x: images (B, *image_shape).
         settings: method and cost; None for the defaults.
         generator: source of all randomness.
-        short_run_prior: say that the prior was trained by short chains, which do not sample exp(-E) p0 / Z_a.
+        short_run_prior: warn that the prior was trained by short chains, which do not sample exp(-E) p0 / Z_a.
 
     Returns:
         An `Evidence`, with an interval, a range or a lower bound for each image.

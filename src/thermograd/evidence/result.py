@@ -59,7 +59,7 @@ class Estimate:
 class Evidence:
     """Log p(x) of B images from independent repeats, with 95 % intervals where repeats support one, in nats.
 
-    Where the status is "range" the repeats disagree by more than independent errors allow, or did not mix: `low` and
+    Where the status is "range" the repeats disagree by more than independent errors allow, or have not mixed: `low` and
     `high` are the extremes of the repeats. Where it is "lower-bound" the weights hang on few particles: exp(estimate)
     has mean p(x), so `low`, the estimate less log 20, lies above log p(x) in at most 5 % of cases (Markov), and `high`
     is infinite.
@@ -70,7 +70,7 @@ class Evidence:
         low: (B,), the lower end of the interval or range.
         high: (B,), the upper end.
         status: for each image, "interval", "range" or "lower-bound".
-        reasons: for each image, the kinds of what speaks against an interval: "spread", "weights", "stuck-chains",
+        reasons: for each image, the kinds of reasons against an interval: "spread", "weights", "stuck-chains",
             "no-mixing", "disagreement", "few-ancestors", "drift".
         replicates: (R, B), the independent estimates.
         quadrature_error: (B,), an estimate of the rule's bias, part of the interval; 0 for methods without one.

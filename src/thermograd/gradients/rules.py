@@ -66,7 +66,7 @@ from thermograd.ladders.quadrature import trapezoid_weights
 
 @dataclass(frozen=True)
 class Estimator(EstimatorFacts):
-    """A rule of weights for the generator's gradient: its facts, and
+    """A rule of weights for the generator's gradient, with the facts of `EstimatorFacts`.
 
     Attributes:
         weights: from a ladder to W (K, M, B).
@@ -91,7 +91,7 @@ class Estimator(EstimatorFacts):
 
 @dataclass(frozen=True)
 class PriorRule(PriorRuleFacts):
-    """A rule of weights for the prior's gradient: its facts, and
+    """A rule of weights for the prior's gradient, with the facts of `PriorRuleFacts`.
 
     Attributes:
         weights: from a ladder to (V (K, M, B), U (M0,) or None).

@@ -213,7 +213,7 @@ def measure_gradients(
     """Draw every batch's gradient `num_repeats` times, by each rule from the same ladders.
 
     Args:
-        model: stays as it is.
+        model: any `LatentModel`; it is not changed.
         batches: images (B, *image_shape) of each batch.
         draw: returns a fresh ladder and its cost; all of its ladders have the same rungs and chains.
         rules: by the name under which a rule's measurement is returned.

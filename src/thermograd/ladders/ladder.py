@@ -10,7 +10,7 @@ from thermograd.ladders.inference_data import of_chains
 
 @dataclass(frozen=True)
 class Ladder:
-    """Draws on K rungs by M chains for B images, and nothing but draws.
+    """The draws of M chains on K rungs for B images.
 
     Attributes:
         inverse_temperatures: (K,) of the rungs held for each image, or (K, B) for temperatures per image; the last

@@ -23,7 +23,7 @@ from thermograd.ladders.schedules import (
 
 @dataclass(frozen=True)
 class Schedule(ScheduleFacts):
-    """Inverse temperatures of a run: its facts, and
+    """The inverse temperatures of a run, with the facts of `ScheduleFacts`.
 
     Attributes:
         begin: from (K, settings of the schedule) to the temperatures (K,) with which a run begins.

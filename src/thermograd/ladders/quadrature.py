@@ -1,8 +1,8 @@
 r"""Quadrature over inverse temperature: integrals over [0, 1] from values on the rungs of a schedule.
 
-Values have the rungs on their leading axis, (K, ...), and integrals the axes that are left, (...). Weights
-of every rule sum to 1, the length of [0, 1]. An integrand that rises, as E_t[l] does, lies between its left
-and right sums.
+Values have the rungs on their leading axis, (K, ...), and integrals have the remaining axes, (...). The weights of
+every rule sum to 1, the length of [0, 1]. The integral of a rising integrand, such as E_t[l], lies between its left and
+right sums.
 """
 
 import torch

@@ -60,7 +60,7 @@ def linear_schedule(num_rungs: int) -> Tensor:
 def power_schedule(num_rungs: int, power: float) -> Tensor:
     """Return t_k = (k/N)^p, (K,).
 
-    p > 1 crowds the prior's end (p around 5 suits the evidence), p < 1 the posterior's.
+    p > 1 puts more rungs near the prior (p around 5 suits the evidence), p < 1 near the posterior.
 
     Args:
         num_rungs: K, both ends counted.

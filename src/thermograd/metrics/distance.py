@@ -113,8 +113,8 @@ def kernel_distance(real: Tensor, fake: Tensor, *, seed: int) -> Estimate:
         MMD^2 = mean_{i != j} k(x_i, x_j) + mean_{i != j} k(y_i, y_j) - 2 mean_{ij} k(x_i, y_j)
 
     It may be below 0. The standard error is a jackknife over groups of both sets. Its usual estimate, the
-    mean over random subsets of 1,000, has the same expectation and a larger error; its spread over subsets is
-    no standard error.
+    mean over random subsets of 1,000, has the same expectation and a larger error; its spread over subsets
+    is not a standard error.
 
     Args:
         real: (N, F).

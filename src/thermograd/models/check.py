@@ -20,10 +20,10 @@ RANGE_TOLERANCE = 1e-3
 
 
 def check_model(model: LatentModel, x: Tensor | None = None) -> None:
-    """Check a model, and images for it.
+    """Check a model, and images if they are given.
 
     Args:
-        model: any `LatentModel`, e.g. a `LatentEBM` of networks of the user's.
+        model: any `LatentModel`, e.g. a `LatentEBM` of your own networks.
         x: images (B, *image_shape), as the likelihood takes them; None to check the model alone.
 
     Raises:

@@ -21,7 +21,7 @@ from thermograd.models.latent_model import LatentModel
 
 
 class GridTwin(ExactTwin):
-    """Sums over an even grid of latents, which stand for the integrals over z; float64 throughout.
+    """Sums over an even grid of latents in place of the integrals over z, in float64 throughout.
 
     The twin reads the model's parameters as they are at each call.
 
@@ -35,7 +35,7 @@ class GridTwin(ExactTwin):
         nodes: (G, d), the grid's latents.
 
     Raises:
-        InputError: more than two latent numbers, parameters in another format, or a grid without extent.
+        InputError: more than two latent numbers, parameters that are not float64, or a grid without extent.
 
     Example:
         >>> twin = tg.LinearGaussian.random(2, 8, noise_std=0.5, weight_scale=0.5, seed=0)

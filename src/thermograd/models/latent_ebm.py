@@ -34,7 +34,7 @@ class LatentEBM(LatentModel):
         base_std: s0, the base distribution's standard deviation.
 
     Raises:
-        InputError: a network that is no module, `noise_std` or `base_std` not positive, or an unknown likelihood.
+        InputError: a network that is not a module, `noise_std` or `base_std` not positive, or an unknown likelihood.
 
     References:
         Pang, Han, Nijkamp, Zhu, Wu (2020), Learning latent space energy-based prior model. NeurIPS.

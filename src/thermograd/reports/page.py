@@ -39,7 +39,7 @@ Drawn = dict[str, str] | Missing
 def write_report(folder: Path | str) -> Path:
     """Write the report of a study or run folder and return its page, DIR/report/report.html.
 
-    Reads files of the folder and nothing else; what still runs gives a report of what it has.
+    It reads only files of the folder; a run or study that is still at work gives a report of what there is so far.
 
     Raises:
         InputError: neither a study nor a run, or nothing was measured yet.

@@ -1,4 +1,4 @@
-"""Plots as functions: each draws on axes, makes them where none are given, and returns them.
+"""Plots as functions. Each draws on the given axes, or on new ones, and returns them.
 
 axes = tg.plots.learning_curve(fit)
 axes.figure.savefig("curve.png")

@@ -29,9 +29,9 @@ class Run:
 
     Attributes:
         folder: the run folder.
-        config: as resolved.
-        model: with the weights of the checkpoint, averaged ones where the run keeps them.
-        checkpoint: what was loaded.
+        config: the resolved config.
+        model: the model with the weights of the checkpoint, averaged ones if the run keeps them.
+        checkpoint: the checkpoint that was loaded.
     """
 
     folder: Path

@@ -18,7 +18,7 @@ from thermograd.samplers.target import ChainState, Info, Target
 
 @dataclass(frozen=True)
 class Kernel(ABC):
-    """One step of a chain at inverse temperature t: derive a frozen dataclass, and write `step`.
+    """One step of a chain at inverse temperature t. Derive a frozen dataclass and write `step`.
 
     Args:
         step_size: h, a number or a tensor that broadcasts against the chains' axes (...).
@@ -27,10 +27,10 @@ class Kernel(ABC):
         name: as a config names it.
         target_acceptance: the mean acceptance that `step_size` is steered to, in (0, 1); None for a step size that
             stays as it is. Declare it as a field with a default, as `MALA` does, or as a class attribute.
-        is_reversible: whether a step keeps detailed balance with p_t, which annealed importance sampling needs.
+        is_reversible: whether a step satisfies detailed balance with p_t, as annealed importance sampling needs.
         takes_covariance: whether its proposals can have a covariance, by `with_covariance`.
-        moves_by_score: whether a step is `langevin_move` by the score alone, and so may be taken without the rest of
-            the state. A class with a `step` of its own says so anew.
+        moves_by_score: whether a step is `langevin_move` by the score alone, so that it can be taken without the
+            rest of the state. A class that defines `step` must set it itself.
 
     Raises:
         InputError: `step_size` is a number and not positive, or `target_acceptance` outside (0, 1). Tensors are checked

@@ -59,7 +59,7 @@ def run_study(
     Args:
         folder: the study.
         client: a Dask client.
-        max_attempts: times that a run may fail of itself.
+        max_attempts: how often a run may fail before it is given up.
         num_gpus: GPUs that local workers share out among themselves; 0 leaves the choice to the cluster.
         on_event: called with a line for the user.
         on_look: called about once a second.

@@ -69,7 +69,7 @@ def read_run(study: str, run: StudyRun, path: Path) -> RunFiles:
 
 
 def load_study(path: Path | str) -> "pd.DataFrame":
-    """Return the table of a study folder, as far as it has come; the order is that of the study file.
+    """Return the table of a study folder as it stands, in the order of the study file.
 
     Raises:
         InputError: not a study folder.

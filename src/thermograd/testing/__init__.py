@@ -1,4 +1,4 @@
-"""The contract of an algorithm, by one call: what the tests of this package hold its own to.
+"""The contract of an algorithm, checked by one call; the tests of this package use the same functions.
 
     tg.testing.check_estimator(mine)        # an Estimator
     tg.testing.check_prior_rule(mine)       # a PriorRule
@@ -6,7 +6,7 @@
     tg.testing.check_schedule(mine)         # a Schedule
     tg.testing.check_model(model)           # a LatentModel; what is wrong with it is an InputError
 
-Each returns nothing, and raises an AssertionError that says in one sentence what does not hold. Means are compared with
+Each returns None, or raises an AssertionError that says in one sentence what does not hold. Means are compared with
 exact values of two models that have them, a linear Gaussian one and a network on a grid, within 4 standard errors.
 """
 

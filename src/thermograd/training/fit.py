@@ -29,11 +29,11 @@ DEFAULTS: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Fit:
-    """A model that learnt, with what was recorded on the way.
+    """A trained model, with the records of its training.
 
     Attributes:
         model: the model, changed in place.
-        config: how it learnt.
+        config: how it was trained.
         records: one per step, as metrics.jsonl of a run holds them.
         chains: its prior and posterior chains, as they stand.
 
@@ -74,11 +74,11 @@ def fit(
     rule, and moves the parameters up the gradient of log p(x).
 
     Args:
-        model: e.g. a `LatentEBM` of networks of the user's, on the device where it is to learn.
+        model: e.g. a `LatentEBM` of your own networks, on the device where it is to be trained.
         images: (N, *image_shape) as the likelihood takes them, or a data set.
         estimator: of the generator's gradient; `thermograd settings gradient` lists them.
         num_epochs: passes over the images.
-        batch_size: images per step; the incomplete last batch of an epoch sits out.
+        batch_size: images per step; an incomplete last batch of an epoch is skipped.
         seed: of every random stream.
         settings: any other setting by its dotted name, e.g. {"posterior_chains.num_steps": 10}.
         on_step: called after each step with the steps done, the steps in all and the record.

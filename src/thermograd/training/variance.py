@@ -87,17 +87,17 @@ def gradient_variance(
     seed: int = 0,
     settings: Mapping[str, Any] | None = None,
 ) -> GradientVariance:
-    """Draw the learning gradient of frozen parameters anew, many times on each batch, by several estimators.
+    """Draw the learning gradient repeatedly on each batch with fixed parameters, by several estimators.
 
     The chain variance is that over new chains on the same batch, the batch variance that over batches; both are
     unbiased, means over the parameters. Estimators that read the same kind of ladder see the same draws.
 
     Args:
-        model: stays as it is.
+        model: any `LatentModel`; it is not changed.
         batches: images (B, *image_shape) of each batch, at least 3 for intervals.
         estimators: names of estimators.
         num_repeats: gradients of each batch, at least 2.
-        reference: run long chains for each batch as well, for the bias.
+        reference: also run long chains for each batch, from which the bias is measured.
         seed: of every random stream.
         settings: any setting of chains and gradient by its dotted name, e.g. {"posterior_chains.num_steps": 40}.
 

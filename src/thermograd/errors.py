@@ -117,12 +117,21 @@ def check_positive(name: str, count: int) -> None:
         raise InputError(f"`{name}` must be at least 1, got {count}.")
 
 
-def import_extra(module: str, extra: str) -> ModuleType:
-    """Import a package that not every installation has.
+EXTRAS = {
+    **{
+        "pandas": "tables",
+        "dask": "studies",
+        "distributed": "studies",
+        "duckdb": "studies",
+        "pyarrow": "studies",
+    },
+    **{"h5py": "hdf5", "arviz": "arviz", "huggingface_hub": "hub"},
+}
+"""Packages that not every installation has, and the extra that brings each."""
 
-    Args:
-        module: as it is imported.
-        extra: of this package, which installs it.
+
+def import_extra(module: str) -> ModuleType:
+    """Import a package of `EXTRAS`, or a module of one.
 
     Raises:
         InputError: it is not installed.
@@ -130,7 +139,17 @@ def import_extra(module: str, extra: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.split(".")[0] != module.split(".")[0]:
+        line = missing_extra(error)
+        if line is None:
             raise
-        name = module.split(".")[0]
-        raise InputError(f"{name} is not installed: pip install 'thermograd[{extra}]'.") from None
+        raise InputError(line) from None
+
+
+def missing_extra(error: BaseException) -> str | None:
+    """Return what to install where an error says that a package of `EXTRAS` is not there; None for other errors."""
+    if not isinstance(error, ModuleNotFoundError) or error.name is None:
+        return None
+    package = error.name.split(".")[0]
+    if package not in EXTRAS:
+        return None
+    return f"{package} is not installed: pip install 'thermograd[{EXTRAS[package]}]'."

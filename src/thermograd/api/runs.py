@@ -13,7 +13,7 @@ from thermograd.config.resolve import resolve
 from thermograd.config.schema import RunConfig
 from thermograd.data import ImageDataset, first_images, load_user_images
 from thermograd.data import load_dataset as load_named
-from thermograd.errors import InputError
+from thermograd.errors import InputError, import_extra
 from thermograd.evaluation.clock import train_measured
 from thermograd.evaluation.evaluate import evaluate_run
 from thermograd.evaluation.records import Record
@@ -105,7 +105,7 @@ class Run(runs.Run):
 
     def metrics(self) -> "pd.DataFrame":
         """Return the training records, one row per record, numbers only."""
-        import pandas as pd
+        pd = import_extra("pandas")
 
         records = [each for each in read_metrics(self.folder) if each["kind"] == "train"]
         return pd.DataFrame(

@@ -66,6 +66,7 @@ def run_study(
     Example:
         >>> table = tg.run_study("quick", "studies/example", num_workers=1)  # doctest: +SKIP
     """
+    clusters.import_distributed()  # before anything is written
     described = read_study_file(Path(file))
     folder = make_study(described, Path("studies") / described.name if out is None else Path(out))
     if not all(is_done(folder.run_folder(each.identity)) for each in folder.runs):

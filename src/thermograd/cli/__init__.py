@@ -13,7 +13,7 @@ import click
 
 from thermograd.cli import data, doctor, measure, report, settings, share, study, train, validate, variance
 from thermograd.config.plugins import plugin_at_fault
-from thermograd.errors import InputError, RunError, failure, is_out_of_memory, one_line
+from thermograd.errors import InputError, RunError, failure, is_out_of_memory, missing_extra, one_line
 from thermograd.version import __version__
 
 
@@ -98,6 +98,9 @@ def _run(arguments: list[str], debug: bool) -> int:
     except BrokenPipeError:
         return 1
     except Exception as error:
+        line = missing_extra(error)
+        if line is not None:
+            return _fail(line, 2, debug)
         if isinstance(error, OSError) or is_out_of_memory(error):
             return _fail(f"{failure(error)}.", 1, debug)
         if type(error).__name__ in DAMAGE:

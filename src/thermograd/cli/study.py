@@ -13,7 +13,7 @@ import click
 
 from thermograd.cli.common import emit, folder_argument, json_option, parse_value, print_table, working
 from thermograd.cli.where import Where, file_argument, path, positive, where_it_runs
-from thermograd.errors import InputError, one_line
+from thermograd.errors import InputError, import_extra, one_line
 from thermograd.progress import in_words
 
 if TYPE_CHECKING:
@@ -126,6 +126,7 @@ def run(file: Path, out: Path | None, as_json: bool, **where: Any) -> None:
 
     place = Where(**where)
     place.check()
+    import_extra("distributed")  # before anything is written
     described = read_study_file(file)
     folder = make_study(described, out or Path("studies") / described.name)
     _run(folder, place, as_json, f"run {file} --out {folder.path}")

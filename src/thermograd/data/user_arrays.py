@@ -12,7 +12,7 @@ from numpy.lib.npyio import NpzFile
 from thermograd.data.decoders import READ_ERRORS, decode_idx, read_content
 from thermograd.data.ranges import Range, blocks, find_range, text_of, to_bytes
 from thermograd.data.splits import Arrays, Source, is_split, role_of
-from thermograd.errors import InputError
+from thermograd.errors import InputError, import_extra
 
 _KINDS = "`data` file must be .npy, .npz, .h5, .hdf5 or idx (plain or .gz)"
 
@@ -46,7 +46,7 @@ def _read(path: Path, named: Range | None) -> Source:
         with path.open("rb") as stream, NpzFile(stream, allow_pickle=False) as archive:
             return _source(_forms(archive, path), archive.__getitem__, path, named)
     if start.startswith(b"\x89HDF"):
-        import h5py
+        h5py = import_extra("h5py")
 
         with h5py.File(path, "r") as file:
             return _source(_datasets(file, path), file.__getitem__, path, named)
@@ -62,7 +62,7 @@ def _datasets(file: Any, path: Path) -> dict[str, Any]:
     Raises:
         InputError: a link that is not a hard one, or data that are external or virtual.
     """
-    import h5py
+    h5py = import_extra("h5py")
 
     # h5py stops where the function returns something; an exception in it is lost.
     link = file.visititems_links(lambda name, link: None if isinstance(link, h5py.HardLink) else name)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from thermograd.errors import Caution, InputError
+from thermograd.errors import Caution, InputError, import_extra
 from thermograd.ladders.inference_data import groups
 from thermograd.ladders.record import LadderTrace
 
@@ -145,7 +145,7 @@ class Evidence:
 
     def to_dataframe(self) -> "pandas.DataFrame":
         """Return the table of images as a data frame."""
-        import pandas
+        pandas = import_extra("pandas")
 
         return pandas.DataFrame(self.columns()).rename_axis("image")
 

@@ -55,7 +55,7 @@ def groups(parts: Mapping[str, Mapping[str, Any]], coordinates: Mapping[str, Any
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # told at import by versions before 1
-        arviz = import_extra("arviz", "arviz")
+        arviz = import_extra("arviz")
     import xarray
 
     sets = {}

@@ -122,7 +122,7 @@ def fetch(name: str, revision: str | None = None) -> Path:
         InputError: huggingface_hub is not installed, or the hub has no such model or revision.
         RunError: the hub cannot be reached.
     """
-    hub, errors = import_extra("huggingface_hub", "hub"), import_extra("huggingface_hub.errors", "hub")
+    hub, errors = import_extra("huggingface_hub"), import_extra("huggingface_hub.errors")
     endpoint = os.environ.get("HF_ENDPOINT")
     try:
         config = Path(hub.hf_hub_download(name, CONFIG, revision=revision, endpoint=endpoint))

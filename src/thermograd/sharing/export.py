@@ -119,7 +119,7 @@ def push(
     """
     if not HUB_NAME.fullmatch(name):
         raise InputError(f"`name` must be OWNER/NAME, got {name!r}.")
-    hub, errors = import_extra("huggingface_hub", "hub"), import_extra("huggingface_hub.errors", "hub")
+    hub, errors = import_extra("huggingface_hub"), import_extra("huggingface_hub.errors")
     with tempfile.TemporaryDirectory() as place:
         folder = save_pretrained(run, Path(place) / "model", licence=licence, name=name.split("/")[1])
         words = f"Step {run.checkpoint.step}, thermograd {__version__}"

@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from thermograd.errors import InputError, RunError, failure, nearest
+from thermograd.errors import InputError, RunError, failure, import_extra, nearest
 from thermograd.files import make_folder, read_yaml
 from thermograd.study.folder import StudyFolder
 from thermograd.study.jobs import Jobs, Workers, watched_job
@@ -131,13 +131,9 @@ def import_distributed() -> Any:
     """Import Dask's scheduler.
 
     Raises:
-        RunError: it is not installed.
+        InputError: it is not installed.
     """
-    try:
-        import distributed
-    except ImportError:
-        raise RunError('Studies need Dask: pip install "dask[distributed]"') from None
-    return distributed
+    return import_extra("distributed")
 
 
 def _settings() -> Any:

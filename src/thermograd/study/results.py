@@ -13,7 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from thermograd.errors import InputError, failure
+from thermograd.errors import InputError, failure, import_extra
 from thermograd.evaluation.records import Record, read_records
 from thermograd.files import written_whole
 from thermograd.study.folder import StudyFolder, open_study
@@ -88,8 +88,7 @@ def _table(folder: StudyFolder) -> "pd.DataFrame":
 
 def table_of(rows: Sequence[Mapping[str, Any]]) -> "pd.DataFrame":
     """Return the table of a study from the rows of its runs."""
-    import pandas as pd
-
+    pd = import_extra("pandas")
     # A study that has measured nothing yet still has the columns that say what its rows will be.
     names = dict.fromkeys(name for row in rows for name in row) or (
         "study",
@@ -131,7 +130,7 @@ def query_study(path: Path | str, sql: str) -> "pd.DataFrame":
     Example:
         >>> tg.query_study("studies/quick", "SELECT arm, avg(log_evidence) FROM results GROUP BY arm")  # doctest: +SKIP
     """
-    import duckdb
+    duckdb = import_extra("duckdb")
 
     folder = open_study(Path(path))
     with duckdb.connect() as connection, TemporaryDirectory(prefix="thermograd-query-") as scratch:

@@ -10,7 +10,7 @@ from torch import Tensor
 from thermograd.config.resolve import settings_of
 from thermograd.config.schema import LearningConfig
 from thermograd.data import ImageDataset, batch_order
-from thermograd.errors import InputError
+from thermograd.errors import InputError, import_extra
 from thermograd.models.check import check_model
 from thermograd.models.latent_model import LatentModel
 from thermograd.training.chains import Chains
@@ -51,7 +51,7 @@ class Fit:
 
     def to_dataframe(self) -> "pd.DataFrame":
         """Return one row per step, numbers only."""
-        import pandas as pd
+        pd = import_extra("pandas")
 
         numbers = [{k: v for k, v in each.items() if isinstance(v, int | float)} for each in self.records]
         return pd.DataFrame(numbers)

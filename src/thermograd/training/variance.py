@@ -11,7 +11,7 @@ from torch import Tensor
 from thermograd.config.measure import Changes
 from thermograd.config.resolve import settings_of
 from thermograd.config.schema import LearningConfig
-from thermograd.errors import InputError
+from thermograd.errors import InputError, import_extra
 from thermograd.gradients.reference import ReferenceSettings, reference_gradient
 from thermograd.gradients.variance import Measurement
 from thermograd.models.check import check_model
@@ -55,7 +55,7 @@ class GradientVariance:
 
     def to_dataframe(self) -> "pd.DataFrame":
         """Return one row per estimator, network and quantity: value, low and high of its 95 % interval."""
-        import pandas as pd
+        pd = import_extra("pandas")
 
         rows = [
             {"estimator": name, "network": network, "quantity": quantity, **estimate.record()}

@@ -69,7 +69,7 @@ def measuring_seconds(run: StudyRun, pace: Pace) -> float:
     config, measure = run.resolved, run.resolved.measure
     num_epochs, chains = config.training.num_epochs, config.posterior_chains
     num_breaks = len(measure.steps(num_epochs, run.num_steps // num_epochs))
-    longer = max(1.0, START_STEPS / chains.num_steps) if chains.start == "persistent" else 1.0
+    longer = max(1.0, START_STEPS / chains.num_steps) if chains.persists else 1.0
     size = (measure.batch_size or config.training.batch_size) / config.training.batch_size
     gradients = (
         2 * (measure.num_batches + 1) * measure.num_repeats * (1 + len(measure.estimators)) * size * longer

@@ -1,8 +1,10 @@
 """The user's own images in every form they come in: ranges, names, splits, classes, links, kinds of files."""
 
 import gzip
+import io
 import shutil
 import struct
+import zipfile
 import zlib
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from PIL import Image
 from tiny_data import CONTENT, as_multiset, random_images
 
 from thermograd.data import load_user_images, sources
+from thermograd.data.image_files import read_image_files
 from thermograd.data.ranges import find_range, to_bytes
 from thermograd.data.splits import role_of, split_of
 from thermograd.errors import InputError
@@ -385,3 +388,59 @@ class TestKindsOfFiles:
             draw(folder / f"{i}.png", i)
         shutil.move(folder / "0.png", str(folder).encode() + b"/\xff.png")
         assert len(load_user_images(folder, "all")) == 4
+
+
+# --- files that are small and unpack to far too much ---
+
+
+def _gzip_bomb(path: Path) -> None:
+    path.write_bytes(gzip.compress(struct.pack(">4I", 0x803, 1200, 512, 512) + bytes(1200 * 512 * 512)))
+
+
+def _npz_bomb(path: Path) -> None:
+    np.savez_compressed(path, images=np.zeros((1200, 512, 512), np.uint8))
+
+
+def _npz_that_lies(path: Path) -> None:
+    head = io.BytesIO()
+    form = {"shape": (400_000, 512, 512), "fortran_order": False, "descr": "|u1"}
+    np.lib.format.write_array_header_1_0(head, form)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("images.npy", head.getvalue() + bytes(100))
+
+
+def _hdf5_of_nothing(path: Path) -> None:
+    with h5py.File(path, "w") as file:
+        file.create_dataset("images", (10**6, 512, 512), "u1", chunks=(1, 512, 512))
+
+
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [
+        ("a.idx.gz", _gzip_bomb),
+        ("a.npz", _npz_bomb),
+        ("b.npz", _npz_that_lies),
+        ("a.h5", _hdf5_of_nothing),
+    ],
+)
+def test_a_small_file_that_unpacks_to_far_too_much_is_refused(name, make, tmp_path, monkeypatch):
+    make(tmp_path / name)
+    with pytest.raises(InputError, match=r"must unpack to at most 268,435,456 bytes, got [\d,]*\.$"):
+        load_user_images(tmp_path / name)
+
+
+@pytest.mark.parametrize(("side", "is_refused"), [(2048, False), (2049, True), (20000, True)])
+def test_an_image_of_too_many_pixels_is_refused_before_it_is_unpacked(side, is_refused, tmp_path):
+    for i in range(2):
+        if side > 2049:  # past the limits of Pillow itself, and never unpacked
+            head = b"IHDR" + struct.pack(">2I5B", side, side, 8, 0, 0, 0, 0)
+            chunks = [head, b"IDAT" + zlib.compress(bytes(100)), b"IEND"]
+            packed = [struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in chunks]
+            (tmp_path / f"{i}.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(packed))
+        else:
+            Image.new("L", (side, side), i).save(tmp_path / f"{i}.png")
+    if is_refused:
+        with pytest.raises(InputError, match=r"must have at most 4,194,304 pixels, but .*\.png"):
+            read_image_files([tmp_path / "0.png", tmp_path / "1.png"])
+    else:
+        assert read_image_files([tmp_path / "0.png"]).shape == (1, side, side, 1)

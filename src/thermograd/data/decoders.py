@@ -22,11 +22,36 @@ READ_ERRORS = (
 )
 
 
+MAX_SMALL_BYTES = 2**28
+"""What a file may unpack to, however small it is."""
+MAX_RATIO = 100
+"""Times its own size that a larger one may unpack to; images of any kind stay far below."""
+
+
+def check_unpacked(path: Path, num_bytes: int) -> None:
+    """Refuse a file that is small and unpacks to more than images do.
+
+    Args:
+        path: the file.
+        num_bytes: to which it says it unpacks.
+
+    Raises:
+        InputError: it would be too large.
+    """
+    limit = _largest(path.stat().st_size)
+    if num_bytes > limit:
+        raise InputError(f"`data` file {path} must unpack to at most {limit:,} bytes, got {num_bytes:,}.")
+
+
+def _largest(packed: int) -> int:
+    return max(MAX_SMALL_BYTES, MAX_RATIO * packed)
+
+
 def read_content(path: Path) -> bytes:
     """Return the bytes of a file, decompressed if they are gzip's or the name ends in .gz.
 
     Raises:
-        InputError: if the file cannot be read, or is a truncated or damaged gzip file.
+        InputError: if the file cannot be read, is a truncated or damaged gzip file, or unpacks to far too much.
     """
     try:
         raw = path.read_bytes()
@@ -35,9 +60,12 @@ def read_content(path: Path) -> bytes:
     if path.suffix != ".gz" and not raw.startswith(b"\x1f\x8b"):
         return raw
     try:
-        return gzip.decompress(raw)
+        with gzip.GzipFile(fileobj=io.BytesIO(raw)) as stream:
+            content = stream.read(_largest(len(raw)) + 1)
     except (EOFError, gzip.BadGzipFile, zlib.error, struct.error) as error:
         raise InputError(f"`data` file {path} is damaged or truncated: {error}.") from error
+    check_unpacked(path, len(content))
+    return content
 
 
 def decode_idx(content: bytes, path: Path) -> np.ndarray:

@@ -11,6 +11,8 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
 _SUFFIXES = frozenset(
     (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 )
+MAX_PIXELS = 2**22
+"""Of an image: 2048 x 2048, before it is unpacked."""
 _GREY_MODES = ("1", "L", "LA")
 _COLOUR_MODES = ("RGB", "RGBA", "P", "PA", "CMYK", "YCbCr")
 _PNG_DEPTH_AT = 24
@@ -26,7 +28,9 @@ def is_image(file: Path) -> bool:
     try:
         with Image.open(file, formats=FORMATS):
             return True
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+        return True  # and refused when it is read
+    except (OSError, SyntaxError, ValueError):
         return False
 
 
@@ -65,6 +69,7 @@ def _read_image(file: Path) -> np.ndarray:
 
     try:
         with Image.open(file, formats=FORMATS) as checked:
+            _check_pixels(checked.size, file)
             checked.verify()  # checks every PNG checksum; loading alone does not
         with Image.open(file, formats=FORMATS) as opened:
             _check_kind(opened, file)
@@ -72,7 +77,11 @@ def _read_image(file: Path) -> np.ndarray:
             image = _plain(ImageOps.exif_transpose(opened), file)
     except InputError:
         raise
-    except (OSError, SyntaxError, ValueError, EOFError, zlib.error, Image.DecompressionBombError) as error:
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise InputError(
+            f"`data` images must have at most {MAX_PIXELS:,} pixels, but {file} has more."
+        ) from error
+    except (OSError, SyntaxError, ValueError, EOFError, zlib.error) as error:
         raise InputError(
             f"`data` file {file} is damaged or no image of a kind that is read: {error}."
         ) from error
@@ -80,6 +89,14 @@ def _read_image(file: Path) -> np.ndarray:
     if pixels.shape[0] != pixels.shape[1]:
         raise InputError(f"`data` images must be square, but {file} is {image.width} x {image.height}.")
     return pixels[..., None] if pixels.ndim == 2 else pixels
+
+
+def _check_pixels(size: tuple[int, int], file: Path) -> None:
+    width, height = size
+    if width * height > MAX_PIXELS:
+        raise InputError(
+            f"`data` images must have at most {MAX_PIXELS:,} pixels, but {file} is {width} x {height}."
+        )
 
 
 def _check_kind(image, file: Path) -> None:

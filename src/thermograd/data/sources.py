@@ -9,7 +9,6 @@ plain .gz. The first place that holds any of the needed files is the source: a d
 is an error and is not passed over.
 """
 
-import hashlib
 import importlib.util
 import os
 import re
@@ -20,7 +19,7 @@ from typing import NamedTuple
 from thermograd.data.catalogue import CATALOGUE, CatalogueEntry, SourceFile
 from thermograd.data.decoders import read_content
 from thermograd.errors import InputError, RunError
-from thermograd.files import cache_folder
+from thermograd.files import cache_folder, hash_of, sha256
 
 SYSTEM_FOLDERS = (Path("/usr/share/datasets"), Path("/usr/local/share/datasets"))
 _TIMEOUT_S = 30  # without an answer or further bytes
@@ -39,9 +38,8 @@ class FileCheck(NamedTuple):
 def _digest(path: Path, source: SourceFile) -> str:
     try:
         if source.decompressed:
-            return hashlib.new(source.algorithm, read_content(path)).hexdigest()
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, source.algorithm).hexdigest()
+            return hash_of(read_content(path))
+        return sha256(path)
     except OSError as error:
         raise InputError(f"`data` file {path} cannot be read: {error.strerror or error}.") from error
 
@@ -60,8 +58,7 @@ def require_genuine(path: Path, source: SourceFile) -> None:
     found = _digest(path, source)
     if found != source.digest:
         raise InputError(
-            f"`data` file {path} is not the genuine file: {source.algorithm} must be {source.digest}, "
-            f"got {found}."
+            f"`data` file {path} is not the genuine file: sha256 must be {source.digest}, got {found}."
         )
 
 

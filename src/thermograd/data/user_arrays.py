@@ -1,5 +1,6 @@
 """Reading the user's array files: .npy, .npz, HDF5 and idx, told apart by their content."""
 
+import math
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,7 @@ import numpy as np
 from numpy.lib import format
 from numpy.lib.npyio import NpzFile
 
-from thermograd.data.decoders import READ_ERRORS, decode_idx, read_content
+from thermograd.data.decoders import READ_ERRORS, check_unpacked, decode_idx, read_content
 from thermograd.data.ranges import Range, blocks, find_range, text_of, to_bytes
 from thermograd.data.splits import Arrays, Source, is_split, role_of
 from thermograd.errors import InputError, import_extra
@@ -75,6 +76,7 @@ def _datasets(file: Any, path: Path) -> dict[str, Any]:
             raise InputError(
                 f"`data` file {path}: {name} takes its data from other files, which are not read."
             )
+    check_unpacked(path, sum(item.nbytes for item in found.values()))
     return found
 
 
@@ -89,6 +91,7 @@ def _forms(archive: NpzFile, path: Path) -> dict[str, _Form]:
     """Return the form of every array of an archive; a member that is no array has none of our shapes."""
     forms = {}
     assert archive.zip is not None  # for the type checker: it is None once it was closed
+    check_unpacked(path, sum(member.file_size for member in archive.zip.infolist()))
     # Arrays that are never asked for are checked as well: a damaged name hides the labels.
     damaged = archive.zip.testzip()
     if damaged is not None:
@@ -102,6 +105,7 @@ def _forms(archive: NpzFile, path: Path) -> dict[str, _Form]:
                 shape, _, dtype = read(member)
             except ValueError:
                 shape, dtype = (), np.dtype(object)
+        check_unpacked(path, math.prod(shape) * dtype.itemsize)
         forms[name] = _Form(shape, dtype)
     return forms
 

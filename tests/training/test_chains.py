@@ -1,6 +1,7 @@
 """The chains of a run: step sizes of their own for images, and chains that stand still."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,6 +10,8 @@ from torch import Tensor
 
 from thermograd.config.schema import RunConfig
 from thermograd.errors import InputError
+from thermograd.gradients.rules import ESTIMATORS
+from thermograd.ladders.ladder import Ladder
 from thermograd.streams import stream
 from thermograd.training.builder import build_model
 from thermograd.training.chains import Chains
@@ -254,3 +257,24 @@ def test_opposite_noise_needs_mala_pairs_and_no_added_noise(
     config = tiny_config(pairs)
     sampler = Chains(config, build_model(config), 8).sampler(INDEX)
     assert getattr(sampler.kernel, "antithetic")  # noqa: B009
+
+
+@pytest.mark.parametrize(("states", "num_states"), [("last", 1), ("all", 3)])
+def test_a_rule_that_reads_all_states_gets_them_though_it_reads_no_scores(
+    states: Any, num_states: int, tiny_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+):
+    """An estimator of one's own, the mean of all states, once got the last ones alone, whatever `states` said."""
+    seen: list[int] = []
+
+    def mean(ladder: Ladder) -> Tensor:
+        seen.append(ladder.num_states)
+        weights = torch.zeros_like(ladder.log_likelihood)
+        weights[-1] = 1 / ladder.num_draws / ladder.num_images
+        return weights
+
+    plain = ESTIMATORS["maximum-likelihood"]
+    rule = replace(plain, weights=mean, states=states)
+    monkeypatch.setitem(ESTIMATORS._own, plain.name, rule)
+    config = tiny_config(PERSISTENT | {"posterior_chains.num_steps": 3})
+    Trainer(config, build_model(config), len(INDEX)).step(images(config), INDEX, 0, 0)
+    assert seen == [num_states]

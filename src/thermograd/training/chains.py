@@ -96,7 +96,7 @@ class Chains:
         self.bottom: Bottom = "shared"
         if any(rule.needs_prior_rung for rule in rules):
             self.bottom = "chains" if chains.exchange else "dealt"
-        self.uses_scores = any(rule.uses_scores for rule in rules)
+        self.keeps_states = any(rule.uses_scores or rule.states == "all" for rule in rules)
         self.runs_prior_chains = self.bottom != "chains" or names.POSTERIOR_STARTS[chains.start].reads_prior
         self.schedule = make_schedule(gradient.schedule, gradient.num_rungs)
         self.step_sizes = torch.full((gradient.num_rungs,), chains.step_size, device=self.device)
@@ -162,7 +162,7 @@ class Chains:
         num_start_steps = chains.num_start_steps
         state = sampler.start(model, x, generator, at, prior_latents=latents, num_steps=num_start_steps)
         state = state.after(step * chains.num_steps)
-        if not self.uses_scores:
+        if not self.keeps_states:
             return Draws(prior, *sampler.run(model, x, state, chains.num_steps, generator, latents))
         _, info, trace = sampler.trace(model, x, state, chains.num_steps, generator, latents, scores=True)
         score = None if latents is None else model.prior_score(latents)

@@ -131,7 +131,7 @@ def make_samplers(
             config.posterior_chains,
         )
         sampler = samplers.setdefault(key, Sampler(chains))
-        sampler.chains.uses_scores |= chains.uses_scores
+        sampler.chains.keeps_states |= chains.keeps_states
         sampler.rules[name] = make_rule(ESTIMATORS[gradient.estimator], PRIOR_RULES[gradient.prior_rule])
     return list(samplers.values())
 

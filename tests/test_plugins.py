@@ -431,7 +431,7 @@ def test_reading_a_run_executes_no_plugin(run_folder: Path, here: Path):
         "--no-prior",
     )
     appended("\nraise RuntimeError\n")(run_folder / "plugins" / "mine.py")
-    done("compare", run_folder, run_folder)
+    done("compare", run_folder, run_folder, "--num", "5", "--evidence", "0")
 
 
 def test_an_error_of_a_plugin_is_not_a_defect_of_the_package(here: Path, capsys: pytest.CaptureFixture[str]):

@@ -13,6 +13,7 @@ from thermograd.config.fields import Section
 from thermograd.config.measure import MeasureConfig
 from thermograd.config.resolve import validate
 from thermograd.evaluation.settings import (
+    CompareSettings,
     EvaluationSettings,
     RunEvidenceSettings,
     SampleSettings,
@@ -31,6 +32,15 @@ VERBS: dict[str, tuple[type[Section], dict[str, str]]] = {
     "evidence": (
         RunEvidenceSettings,
         {"num_images": "num", "num_evaluations": "evaluations", "num_replicates": "replicates"},
+    ),
+    "compare": (
+        CompareSettings,
+        {
+            "num_images": "num",
+            "num_evidence": "evidence",
+            "num_evaluations": "evaluations",
+            "num_replicates": "replicates",
+        },
     ),
     "sample": (SampleSettings, {"num_images": "num"}),
     "measure": (

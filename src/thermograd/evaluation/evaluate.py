@@ -96,33 +96,58 @@ def evaluate_run(run: Run, settings: EvaluationSettings | None = None) -> Record
     return record
 
 
-def _posterior_values(
-    run: Run, data: ImageDataset, settings: EvaluationSettings
-) -> tuple[dict[str, Any], Tensor]:
-    """Return what posterior draws say, and the latents (N, d) of one draw per image."""
+def posterior_scores(
+    run: Run,
+    data: ImageDataset,
+    num_images: int,
+    seed: int,
+    batch_size: int = 250,
+    picture: Path | None = None,
+) -> dict[str, Tensor]:
+    """Return what one posterior draw per image says of the first images of a split.
+
+    Args:
+        run: what `load_run` returned.
+        data: the split.
+        num_images: at most.
+        seed: of the chains.
+        batch_size: images at once.
+        picture: where the first images with their reconstructions are drawn; None for nowhere.
+
+    Returns:
+        `error`, mean square over pixels in [-1, 1], `log_likelihood` and `energy`, (N,), and `latents` (N, d).
+    """
     model, device = run.model, next(run.model.parameters()).device
-    count = min(settings.num_images, len(data))
+    count = min(num_images, len(data))
     parts: dict[str, list[Tensor]] = {"error": [], "log_likelihood": [], "energy": [], "latents": []}
-    for first in range(0, count, settings.batch_size):
-        x = batch_images(run.config, data, range(first, min(first + settings.batch_size, count)), 0, device)
+    for first in range(0, count, batch_size):
+        x = batch_images(run.config, data, range(first, min(first + batch_size, count)), 0, device)
         posterior = sample_posterior(
-            model, x, settings.seed, step_size=run.config.posterior_chains.step_size, step=first
+            model, x, seed, step_size=run.config.posterior_chains.step_size, step=first
         )
         images = model.decode(posterior.latents[-1, 0])
         originals = 2 * x - 1 if model.likelihood == "bernoulli" else x
-        if first == 0:
-            name = f"reconstructions_{settings.split}_{run.checkpoint.path.name}.png"
-            save_png(pairs_grid(originals[:64], images[:64]), run.folder / "samples" / name)
+        if first == 0 and picture is not None:
+            save_png(pairs_grid(originals[:64], images[:64]), picture)
         parts["error"].append((images - originals).square().mean((1, 2, 3)))
         parts["log_likelihood"].append(posterior.log_likelihood[-1, 0])
         parts["energy"].append(posterior.energy[-1, 0])
         parts["latents"].append(posterior.latents[-1, 0])
+    return {name: torch.cat(each) for name, each in parts.items()}
+
+
+def _posterior_values(
+    run: Run, data: ImageDataset, settings: EvaluationSettings
+) -> tuple[dict[str, Any], Tensor]:
+    """Return what posterior draws say, and the latents (N, d) of one draw per image."""
+    picture = run.folder / "samples" / f"reconstructions_{settings.split}_{run.checkpoint.path.name}.png"
+    scores = posterior_scores(run, data, settings.num_images, settings.seed, settings.batch_size, picture)
     values = {
-        "reconstruction_mean_square_error": _mean(torch.cat(parts["error"]), "pixels in [-1, 1]"),
-        "log_likelihood_at_posterior_draws": _mean(torch.cat(parts["log_likelihood"]), "nats"),
-        "energy_posterior": _mean(torch.cat(parts["energy"]), "nats"),
+        "reconstruction_mean_square_error": _mean(scores["error"], "pixels in [-1, 1]"),
+        "log_likelihood_at_posterior_draws": _mean(scores["log_likelihood"], "nats"),
+        "energy_posterior": _mean(scores["energy"], "nats"),
     }
-    return values, torch.cat(parts["latents"])
+    return values, scores["latents"]
 
 
 def _evidence_values(run: Run, data: ImageDataset, settings: EvaluationSettings) -> dict[str, Any]:

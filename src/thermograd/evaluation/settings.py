@@ -68,6 +68,19 @@ class RunEvidenceSettings(EvidenceSettings):
     seed: Seed = Field(0, description="seed of every random stream of the estimate")
 
 
+class CompareSettings(EvidenceSettings):
+    """On what `compare` holds models against each other."""
+
+    split: Split = Field("test", description="where the images come from")
+    num_images: PositiveInt = Field(
+        200, description="first images of the split that are reconstructed, at most"
+    )
+    num_evidence: Annotated[int, Field(ge=0, strict=True)] = Field(
+        20, description="first images whose log Bayes factor is estimated; 0 for none"
+    )
+    seed: Seed = Field(0, description="of every random stream of the comparison")
+
+
 class SampleSettings(Section):
     """What `sample` draws."""
 

@@ -8,14 +8,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from torch import Tensor
 
 from thermograd.errors import InputError
+from thermograd.files import written_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from thermograd.evidence import Evidence
+    from thermograd.evidence import BayesFactor, Evidence
     from thermograd.reports.collect import ReportData
     from thermograd.reports.style import Look
     from thermograd.runs.run import Run
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 
     Source = Run | Path | str | ReportData
 
-BLUE, RED = "#1b6ca8", "#d1495b"
+BLUE, RED, GREY = "#1b6ca8", "#d1495b", "#6b7280"
 
 
 def images(pixels: Tensor, num_columns: int | None = None, axes: "Axes | None" = None) -> "Axes":
@@ -90,6 +92,53 @@ def expected_log_likelihood(evidence: "Evidence", axes: "Axes | None" = None) ->
     axes.plot(t if t.dim() == 1 else t.mean(1), mean.mean(1).cpu(), marker="o", markersize=3, color=BLUE)
     axes.set(xlabel="inverse temperature t", ylabel="$E_t[\\ell]$ (nats per image)")
     return axes
+
+
+def bayes_factor(
+    found: "BayesFactor", first: str = "a", second: str = "b", axes: "Axes | None" = None
+) -> "Axes":
+    """Draw the log Bayes factor of each image with its 95 % interval, in order; images without one are hollow and grey.
+
+    Args:
+        found: of `tg.bayes_factor`, or of a pair of `tg.compare_runs`.
+        first: name of the model whose evidence is above 0.
+        second: name of the other.
+        axes: to draw on; None for new ones.
+    """
+    axes = _bare(_axes(axes))
+    order = found.log_factor.argsort()
+    values, low, high = (each[order].numpy() for each in (found.log_factor, found.low, found.high))
+    doubtful = np.array([found.status[int(i)] != "interval" for i in order])
+    for mine, colour, face, words in (
+        (~doubtful, BLUE, BLUE, "95 % interval"),
+        (doubtful, GREY, "white", "in doubt"),
+    ):
+        if mine.any():
+            axes.plot(
+                np.flatnonzero(mine), values[mine], "o", color=colour, markerfacecolor=face, label=words
+            )
+            ends = [np.where(np.isfinite(each[mine]), each[mine], values[mine]) for each in (low, high)]
+            axes.vlines(np.flatnonzero(mine), *ends, color=colour, linewidth=1)
+    axes.axhline(0, color=GREY, linewidth=0.8)
+    axes.set_title(f"{found.total:.4g} ± {found.error:.2g} nats on all {len(values)} images together")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.set(xlabel="image, in order", ylabel=f"log Bayes factor (nats)\n{first} against {second}")
+    axes.legend(frameon=False)
+    return axes
+
+
+def write_bayes_factor(found: "BayesFactor", file: Path, first: str, second: str) -> Path:
+    """Write the picture of a log Bayes factor."""
+    from matplotlib.figure import Figure
+
+    from thermograd.runs.pictures import own_style
+
+    with own_style():
+        figure = Figure(figsize=(7, 3.6), layout="constrained")
+        bayes_factor(found, first, second, figure.subplots())
+        with written_whole(file) as aside:
+            figure.savefig(aside, dpi=130, format="png")
+    return file
 
 
 # --- of a run or a study ---

@@ -123,6 +123,7 @@ RUN_ENTRIES = (
     "checkpoints",
     "samples",
     "report",
+    "comparisons",
     "gradients",
     "metrics.jsonl",
     "measurements.jsonl",

@@ -71,14 +71,14 @@ class RunEvidenceSettings(EvidenceSettings):
 class CompareSettings(EvidenceSettings):
     """On what `compare` holds models against each other."""
 
-    split: Split = Field("test", description="where the images come from")
+    split: Split = Field("test", description="split that the images come from")
     num_images: PositiveInt = Field(
-        200, description="first images of the split that are reconstructed, at most"
+        200, description="most images to reconstruct, the first ones of the split"
     )
     num_evidence: Annotated[int, Field(ge=0, strict=True)] = Field(
-        20, description="first images whose log Bayes factor is estimated; 0 for none"
+        20, description="number of images, the first ones, for the log Bayes factor; 0 for none"
     )
-    seed: Seed = Field(0, description="of every random stream of the comparison")
+    seed: Seed = Field(0, description="seed of every random stream of the comparison")
 
 
 class SampleSettings(Section):

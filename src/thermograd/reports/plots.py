@@ -121,7 +121,7 @@ def bayes_factor(
             axes.vlines(np.flatnonzero(mine), *ends, color=colour, linewidth=1)
     axes.axhline(0, color=GREY, linewidth=0.8)
     axes.set_title(f"{found.total:.4g} ± {found.error:.2g} nats on all {len(values)} images together")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.locator_params(axis="x", integer=True)
     axes.set(xlabel="image, in order", ylabel=f"log Bayes factor (nats)\n{first} against {second}")
     axes.legend(frameon=False)
     return axes

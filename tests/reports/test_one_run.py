@@ -225,6 +225,11 @@ def test_one_dot_does_not_set_the_axis():
     fit_axis(ax, "y", values)
     assert ax.get_ylim()[1] < 100
     assert [text.get_text() for text in ax.texts] == ["1 beyond ↑"]
+    three = Figure().subplots()
+    three.plot(range(3), [4.0, 0.3, 0.2])
+    log_axis(three, "y")
+    fit_axis(three, "y", [4.0, 0.3, 0.2])
+    assert not three.texts, "three steps are shown whole"
     plain = Figure().subplots()
     falling = [900.0, 300.0, 100.0, 60.0, 52.0, 50.0]
     plain.plot(range(6), falling)

@@ -157,10 +157,15 @@ def log_axis(ax: "Axes", which: str) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
+MANY = 12
+"""Values from which on their quartiles alone say what is far outside."""
+
+
 def fit_axis(ax: "Axes", which: str, values: Iterable[float]) -> None:
     """Let an axis end where most values do, and write beside it how many lie beyond: one dot must not hide the others.
 
-    Beyond is what lies further from the quartiles than four times their distance, and ten times on a logarithmic axis.
+    Beyond is what lies further from the quartiles than four times their distance; on a logarithmic axis ten times at
+    least, and of fewer than `MANY` values a thousand times.
 
     Args:
         ax: with its scale set.
@@ -174,7 +179,9 @@ def fit_axis(ax: "Axes", which: str, values: Iterable[float]) -> None:
         return
     placed = np.log10(drawn) if is_log else drawn
     lower, upper = placed[-(-(len(placed) - 1) // 4)], placed[3 * (len(placed) - 1) // 4]
-    reach = 4 * max(upper - lower, 0.25 if is_log else 0.1 * abs(lower))
+    # Few values say little of where most lie: a run of three steps is shown whole unless one is a thousand times off.
+    least = (0.25 if is_log else 0.1 * abs(lower)) * (1 if len(placed) >= MANY else 3)
+    reach = 4 * max(upper - lower, least)
     inside = placed[(placed >= lower - reach) & (placed <= upper + reach)]
     if len(inside) == len(placed):
         return

@@ -11,7 +11,19 @@ from collections.abc import Sequence
 
 import click
 
-from thermograd.cli import data, doctor, measure, report, settings, share, study, train, validate, variance
+from thermograd.cli import (
+    comparison,
+    data,
+    doctor,
+    measure,
+    report,
+    settings,
+    share,
+    study,
+    train,
+    validate,
+    variance,
+)
 from thermograd.config.plugins import plugin_at_fault
 from thermograd.errors import InputError, RunError, failure, is_out_of_memory, missing_extra, one_line
 from thermograd.version import __version__
@@ -36,7 +48,7 @@ for command in (
     measure.sample,
     measure.evaluate,
     measure.measure,
-    measure.compare,
+    comparison.compare,
     measure.evidence,
     variance.variance,
     share.export,

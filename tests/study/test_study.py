@@ -32,7 +32,7 @@ from thermograd.evaluation.evaluate import evaluate_run
 from thermograd.evaluation.records import add_record, read_records
 from thermograd.evaluation.settings import EvaluationSettings
 from thermograd.files import birth, host_name
-from thermograd.runs.folder import read_metrics
+from thermograd.runs.metrics import read_metrics
 from thermograd.runs.run import load_run
 from thermograd.runs.train import train_run
 from thermograd.study import load_study, query_study, read_study_file, write_tables

@@ -6,8 +6,10 @@
 |---|---|
 | `file` | the study file, typed and checked before anything runs |
 | `arms` | the arms that come ready, and what a config costs in generator evaluations |
-| `plan` | arms x cells x seeds -> runs; what is held equal; measured hours |
-| `folder` | the study folder: which runs it has, what state each is in |
+| `plan` | arms x cells x seeds -> runs; what is held equal |
+| `costs` | hours of training and of measuring, from a few steps |
+| `folder` | the study folder: which runs it has, and how it grows |
+| `status` | where each run stands, and the time left |
 | `attempts` | who works on a run: claims, heartbeats, takeovers |
 | `work` | the procedure of one run, in a process of its own |
 | `engine` | runs dealt out to Dask workers, with bounded retries |

@@ -33,7 +33,10 @@ nb_execution_mode = "off"  # notebooks are shown with the outputs that are commi
 
 nitpicky = True
 # Types without a page: those of other packages, of settings, which have a table, and of inner workings.
-INNER = r"thermograd\.(config|runs\.metrics|training\.(chains|trainer)|gradients\.(moments|variance\.RungVariance))\b.*"
+INNER = (
+    r"thermograd\.(config|evaluation\.settings|runs\.metrics|training\.(chains|trainer)"
+    r"|gradients\.(moments|variance\.RungVariance))\b.*"
+)
 nitpick_ignore_regex = [(r"py:.*", r"(?!thermograd\b).*"), (r"py:class", INNER)]
 default_role = "code"
 autodoc_typehints = "signature"

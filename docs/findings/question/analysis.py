@@ -19,6 +19,8 @@ from thermograd.study import load_study
 DISTANCE = "distance:fd-classifier-mnist"
 OTHER_OBJECTIVE = ("detached-p3",)
 OTHER_PRIOR = ("short-run-prior",)
+LONGER = ("vanilla-112",)
+BELOW = ("detached-p3", "last-states", "multistate", "noise-c0", "stein")
 CONTRASTS = (
     ("steps-20", "vanilla"),
     ("chains-4", "vanilla"),
@@ -47,7 +49,10 @@ def paired(table: pd.DataFrame, a: str, b: str, quantity: str) -> dict[str, floa
 
 
 def chain_bias(folder: Path) -> pd.DataFrame:
-    """Return squared bias of the run's own chains, as a share of the gradient's square, and their variance likewise."""
+    """Return the squared error of the mean of a visit and the variance within one, as shares of the gradient's square.
+
+    A visit begins where the stored chains stand, so its mean holds their squared bias and what their places vary by.
+    """
     rows = []
     for file in sorted(folder.glob("*/measurements.jsonl")):
         arm, seed = file.parent.name.rsplit("-", 1)
@@ -94,8 +99,8 @@ def main() -> None:
     bias = chain_bias(options.bias)
     ends = bias[bias["step"] == bias.groupby(["arm", "seed"])["step"].transform("max")]
     arms = arms.join(ends.groupby("arm")[["bias", "chain_variance", "log_likelihood_bias"]].mean())
-    middle = bias[bias["step"] == 400].groupby("arm")[["bias", "chain_variance"]].mean()
-    arms = arms.join(middle.add_suffix("_at_400"))
+    # Bias is measured without the noise of the dial, c ε (ĝ_A - ĝ_B)/2, which has c^2 times the variance of the mean.
+    arms["chain_variance"] *= 1 + table.groupby("arm")["noise_multiplier"].first().fillna(0) ** 2
     arms.sort_values(DISTANCE).to_csv(options.out / "arms.csv", float_format="%.5g")
     bias.to_csv(options.out / "bias.csv", index=False, float_format="%.5g")
     table.to_csv(options.out / "results.csv", index=False, float_format="%.6g")
@@ -108,18 +113,18 @@ def main() -> None:
 
 
 def draw(arms: pd.DataFrame, file: Path) -> None:
-    """Draw the distance against the bias and against the variance of the chains, one dot per arm."""
+    """Draw the distance against the error of a visit's mean and against the variance within one, a dot per arm."""
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.8), sharey=True, constrained_layout=True)
     for ax, quantity, label in zip(
         axes,
         ("bias", "chain_variance"),
-        ("squared bias of the chains", "variance of the chains"),
+        ("squared error of a visit's mean", "variance within a visit"),
         strict=True,
     ):
         for arm, row in arms.iterrows():
             if np.isnan(row.get(quantity, np.nan)):
                 continue
-            odd = arm in OTHER_OBJECTIVE or arm in OTHER_PRIOR
+            odd = arm in OTHER_OBJECTIVE + OTHER_PRIOR + LONGER
             colour = "#8a8a8a" if odd else "#1b6ca8"
             ax.errorbar(
                 row[quantity], row[DISTANCE], row["standard_error"], fmt="o", color=colour, markersize=4
@@ -127,11 +132,15 @@ def draw(arms: pd.DataFrame, file: Path) -> None:
             ax.annotate(
                 str(arm),
                 (row[quantity], row[DISTANCE]),
-                xytext=(4, 3),
+                xytext=(4, -9 if arm in BELOW else 3),
                 textcoords="offset points",
                 fontsize=7,
             )
         ax.set_xscale("log")
+        ax.set_xticks([0.05, 0.1, 0.2, 0.5, *([1, 2] if quantity == "chain_variance" else [])])
+        ax.xaxis.set_major_formatter("{x:g}")
+        ax.xaxis.set_minor_formatter("")
+        ax.set_ylim(0, None)
         ax.set_xlabel(f"{label}, share of the gradient's square")
         ax.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel("Fréchet distance to the test images")

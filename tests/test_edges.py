@@ -20,7 +20,7 @@ from thermograd.testing.exact_ladders import SCHEDULE, exact_ladder, make_case, 
 @pytest.mark.parametrize(("num_batches", "has_interval"), [(1, False), (2, False), (3, True), (4, True)])
 def test_an_interval_needs_three_batches(num_batches: int, has_interval: bool):
     subsets = _subsets(num_batches, torch.zeros(1, dtype=torch.float64))
-    assert subsets.shape == ((num_batches + 1 if has_interval else 1), num_batches)
+    assert subsets.shape == (num_batches + 1, num_batches)
     values = torch.arange(1.0, num_batches + 2, dtype=torch.float64)
     estimate = jackknife(values)
     assert bool(torch.isfinite(estimate.low)) == bool(torch.isfinite(estimate.high)) == has_interval

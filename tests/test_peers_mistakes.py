@@ -26,7 +26,7 @@ from thermograd.gradients.rules import (
     thermodynamic_complete,
     thermodynamic_detached,
 )
-from thermograd.ladders import ladder as ladder_module
+from thermograd.ladders import walk as ladder_walk
 from thermograd.samplers import langevin as langevin_module
 from thermograd.samplers import prior as prior_module
 from thermograd.samplers.mala import MALA
@@ -280,7 +280,7 @@ def test_odd_swaps_that_never_fire_are_seen(monkeypatch):
     def even_only(state, inverse_temperatures, parity, generator):
         return exchange(state, inverse_temperatures, 0, generator)
 
-    monkeypatch.setattr(ladder_module, "exchange", even_only)
+    monkeypatch.setattr(ladder_walk, "exchange", even_only)
     with pytest.raises(AssertionError):
         test_samplers.test_the_ladder_lets_both_parities_fire_and_reports_rates()
 

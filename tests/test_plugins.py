@@ -417,21 +417,10 @@ def test_the_same_command_with_a_changed_file_is_refused(
 
 
 def test_reading_a_run_executes_no_plugin(run_folder: Path, here: Path):
-    done(
-        "evaluate",
-        run_folder,
-        "--num",
-        4,
-        "--num-samples",
-        8,
-        "--evidence",
-        0,
-        "--distance",
-        "none",
-        "--no-prior",
-    )
+    counts = ["--num-images", 4, "--num-samples", 8, "--num-evidence", 0, "--batches", 3]
+    done("measure", run_folder, *counts, "--distance", "none", "--no-prior")
     appended("\nraise RuntimeError\n")(run_folder / "plugins" / "mine.py")
-    done("compare", run_folder, run_folder, "--num", "5", "--evidence", "0")
+    done("report", run_folder)
 
 
 def test_an_error_of_a_plugin_is_not_a_defect_of_the_package(here: Path, capsys: pytest.CaptureFixture[str]):

@@ -108,6 +108,14 @@ def bayes_factor(a: Evidence, b: Evidence) -> BayesFactor:
 
     Raises:
         InputError: other numbers of images or of repeats.
+
+    Example:
+        >>> twins = [tg.LinearGaussian.random(2, 6, 0.5, 0.3, seed) for seed in (1, 2)]
+        >>> x = twins[0].sample_images(4, torch.Generator().manual_seed(0))
+        >>> generator = torch.Generator().manual_seed(1)
+        >>> a, b = (tg.estimate_evidence(twin, x, generator=generator) for twin in twins)
+        >>> len(tg.bayes_factor(a, b).status)
+        4
     """
     if a.replicates.shape != b.replicates.shape:
         words = [

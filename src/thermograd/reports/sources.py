@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from thermograd.config.schema import evaluations_per_image
 from thermograd.errors import InputError
 from thermograd.evaluation.records import read_records
 from thermograd.reports.contrasts import Contrast
 from thermograd.runs.folder import read_config, read_environment, read_status
+from thermograd.runs.metrics import read_metrics
 from thermograd.study.file import READY
 from thermograd.study.folder import StudyFolder, open_study
 from thermograd.study.run import StudyRun
@@ -80,6 +80,10 @@ def _lone_run(path: Path) -> StudyRun:
         raise InputError(f"`run` {path} has no measured checkpoint yet: thermograd measure {path}")
     size, estimator = config.training.batch_size, config.gradient.estimator
     data = read_environment(path).get("data", {})
+    # As recorded: what an estimator of a plugin costs is known where the plugin is, and a report executes none.
+    spent = next(
+        (record["num_evaluations"] for record in read_metrics(path) if "num_evaluations" in record), 0
+    )
     kind = "noise-dial" if config.gradient.noise_multiplier else None
     return StudyRun(
         identity=config.identity,
@@ -91,5 +95,5 @@ def _lone_run(path: Path) -> StudyRun:
         requested={},
         num_steps=end,
         num_images=data.get("num_images", size),
-        evaluations=end * size * evaluations_per_image(config),
+        evaluations=end * size * spent,
     )

@@ -96,10 +96,10 @@ def _run(arguments: list[str], debug: bool) -> int:
         return stop.exit_code
     except click.Abort as stop:  # click's word for Ctrl-C, which may say how to go on
         return _fail(f"stopped. {stop.__cause__ or ''}".rstrip(), 130, debug)
+    except click.exceptions.NoArgsIsHelpError as error:  # a group without a verb: its help, as it is laid out
+        print(error.format_message(), file=sys.stderr)
+        return 2
     except click.ClickException as error:
-        if error.format_message().startswith("Usage:"):  # a group without a verb: its help, as it is laid out
-            print(error.format_message(), file=sys.stderr)
-            return 2
         return _fail(" ".join(error.format_message().split()), 2, debug)
     except InputError as error:
         return _fail(str(error), 2, debug)

@@ -1,4 +1,4 @@
-"""`thermograd sample`, `evaluate` and `evidence`."""
+"""`thermograd sample`, `evaluate`, `measure` and `evidence`."""
 
 from dataclasses import replace
 from pathlib import Path

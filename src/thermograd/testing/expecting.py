@@ -1,6 +1,8 @@
 """What contracts share: a sentence for what does not hold, and gradients to compare."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import ParamSpec
 
 from torch import Tensor
 
@@ -15,11 +17,24 @@ from thermograd.testing.exact_ladders import (
     Case,
 )
 
+P = ParamSpec("P")
+
 
 def expect(condition: bool, sentence: str) -> None:
     """Raise an AssertionError with a sentence unless a condition holds."""
     if not condition:
         raise AssertionError(f"{sentence}.")
+
+
+def hold(subject: str, contract: Callable[P, None], *things: P.args, **settings: P.kwargs) -> None:
+    """Hold things to a contract; whatever the user's code raises is a part of it that does not hold."""
+    try:
+        contract(*things, **settings)
+    except AssertionError:
+        raise
+    except Exception as error:
+        promise = contract.__name__.replace("_", " ")
+        raise AssertionError(f"{subject}: raises {type(error).__name__} where {promise}: {error}") from error
 
 
 def names_of(*rules: Estimator | PriorRule) -> str:

@@ -12,7 +12,7 @@ from thermograd.models.linear_gaussian import LinearGaussian
 from thermograd.samplers.kernel import Kernel
 from thermograd.samplers.target import ChainState, Target
 from thermograd.testing.exact_ladders import seeded, worst_deviation
-from thermograd.testing.expecting import expect
+from thermograd.testing.expecting import expect, hold
 
 Contract = Callable[[Kernel], None]
 STEP_SIZE = 0.5
@@ -35,15 +35,7 @@ def check_kernel(kernel: Kernel) -> None:
         >>> tg.testing.check_kernel(tg.MALA(0.3))
     """
     for contract in CONTRACTS:
-        try:
-            contract(kernel)
-        except AssertionError:
-            raise
-        except Exception as error:
-            promise = contract.__name__.replace("_", " ")
-            raise AssertionError(
-                f"{_name(kernel)}: raises {type(error).__name__} where {promise}: {error}"
-            ) from error
+        hold(_name(kernel), contract, kernel)
 
 
 def _twin(num_images: int = 2) -> tuple[LinearGaussian, Tensor]:

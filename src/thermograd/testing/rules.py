@@ -9,9 +9,9 @@ from thermograd.gradients.rules import (
 from thermograd.testing.exact_ladders import (
     TWINS,
 )
-from thermograd.testing.expecting import expect, names_of
+from thermograd.testing.expecting import expect, hold, names_of
 from thermograd.testing.means import bias_falls, mean_is_the_limit, slope_of_bias
-from thermograd.testing.weights import CONTRACTS, Contract, limit_is_two_tensors
+from thermograd.testing.weights import CONTRACTS, limit_is_two_tensors
 
 
 def check_estimator(estimator: Estimator) -> None:
@@ -30,7 +30,7 @@ def check_estimator(estimator: Estimator) -> None:
     partner = PRIOR_RULES["contrast"]
     limit_is_two_tensors(estimator)
     for contract in CONTRACTS:
-        _hold(contract, estimator, partner)
+        hold(names_of(estimator, partner), contract, estimator, partner)
     _check_mean("generator", estimator)
 
 
@@ -47,21 +47,8 @@ def check_prior_rule(rule: PriorRule) -> None:
     partner = ESTIMATORS["maximum-likelihood"]
     limit_is_two_tensors(rule)
     for contract in CONTRACTS:
-        _hold(contract, partner, rule)
+        hold(names_of(partner, rule), contract, partner, rule)
     _check_mean("prior", rule)
-
-
-def _hold(contract: Contract, estimator: Estimator, rule: PriorRule) -> None:
-    """Hold a pair to a contract; whatever the user's code raises is a part of it that does not hold."""
-    try:
-        contract(estimator, rule)
-    except AssertionError:
-        raise
-    except Exception as error:
-        promise = contract.__name__.replace("_", " ")
-        raise AssertionError(
-            f"{names_of(estimator, rule)}: raises {type(error).__name__} where {promise}: {error}"
-        ) from error
 
 
 def _check_mean(group: str, rule: Estimator | PriorRule) -> None:
